@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_fusion.costs import as_cost
 from lightning_fusion.data.batch import NamedSamples, num_samples
+from lightning_fusion.data.image.files import ORIGINAL
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.data.samples.base import SamplePreprocessing
@@ -264,6 +265,11 @@ class Expert(SharedModel, nn.Module):
                 self._conversion = conversion_to_raw(found) if isinstance(preprocessor(found), Normalization) else None
             elif unknown:
                 self._conversion = conversion_to_raw(found)
+                if self.preprocess is None and not self.takes_lists and (found or {}).get("image_size") == ORIGINAL:
+                    raise InputError(
+                        "the data module gives images in their original size; set preprocess of the expert, such as "
+                        "ImagePreprocessing, or image_size of the data module"
+                    )
             else:
                 self._conversion = sample_conversion(known, found) or conversion(known, found)
         except InputError as error:
@@ -311,6 +317,11 @@ class Expert(SharedModel, nn.Module):
             return self.preprocess(input)
         except InputError as error:
             raise UnusableInputError(f"{self.whose}: {error}") from error
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the network may take lists, such as images of any size: functions in Python may."""
+        return not isinstance(self.network, nn.Module)
 
     @property
     def training_samples(self) -> np.ndarray | None:

@@ -14,6 +14,7 @@ SUPPORTED = (
     "predictions (RecordedExpert)"
 )
 _TO_ONNX = "convert it to ONNX (python -m tf2onnx.convert) and give that file to OnnxExpert"
+_FROM_CATBOOST = "save it by save_model(FILE, format='onnx'), and give that file to OnnxExpert"
 _TO_SKOPS = "where you trust it, load it once and save it with skops.io.dump, for SklearnExpert"
 _SUFFIXES = {
     ".onnx": ("an ONNX file", "give it to OnnxExpert, as path"),
@@ -35,10 +36,13 @@ _SUFFIXES = {
     ".ubj": ("a model of XGBoost", "give it to XGBoostExpert, as path"),
     ".safetensors": ("a file of weights", "give it to Expert, TorchvisionExpert or TimmExpert, as checkpoint"),
     ".ckpt": ("a checkpoint", "give it to Expert, TorchvisionExpert or TimmExpert, as checkpoint"),
+    ".cbm": ("a model of CatBoost", _FROM_CATBOOST),
+    ".gguf": ("a language model of llama.cpp", "expected a classifier, such as a folder of transformers"),
     ".csv": ("a table", "give recorded predictions to RecordedExpert, as path"),
 }
 _HEADS = {
     b'{"learner"': ("a model of XGBoost", "give it to XGBoostExpert, as path"),
+    b"CBM1": ("a model of CatBoost", _FROM_CATBOOST),
     b"tree\nversion": ("a model of LightGBM", "give it to LightGBMExpert, as path"),
 }
 
@@ -80,6 +84,11 @@ def _folder_format(folder: Path) -> tuple[str, str] | None:
         return "a TensorFlow SavedModel folder", _TO_ONNX
     if (folder / "MLmodel").is_file():
         return "an MLflow model", "give the file of its model, such as model.onnx, to the expert of its kind"
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "an adapter of peft",
+            "merge it: model.merge_and_unload().save_pretrained(FOLDER), for TransformersExpert",
+        )
     if (folder / "config.json").is_file():
         with suppress(OSError):
             if '"architecture":' in (folder / "config.json").read_text(encoding="utf-8", errors="replace"):

@@ -1,6 +1,7 @@
 """Weights and networks of experts, read from files without executing anything in them."""
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -53,9 +54,12 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return load_file(path), {}
         content = load_weights_only(path)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({found[1]})" if found else ""
         raise InputError(
-            f"checkpoint: {path} contains objects that weights-only loading rejects; save the state dict alone, or as "
-            "safetensors"
+            f"checkpoint: {path} contains objects{what} that weights-only loading rejects; where you trust it, save "
+            "its weights alone: content = torch.load(FILE, weights_only=False), then torch.save(content['state_dict'], "
+            "NEW) of a Lightning checkpoint, torch.save(content.state_dict(), NEW) of a model"
         ) from error
     except Exception as error:  # torch and safetensors raise various types for truncated or other files
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -200,7 +204,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
         last = differ[-1]
         raise InputError(
             f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
-            f"it names {len(classes)} classes ({shorten(classes)}): change classes or network"
+            f"it names {len(classes)} classes ({shorten(classes)}): change classes, the network or its arguments"
         )
     quantized = [key for key in wanted if wanted[key].is_floating_point() and _is_quantized(found[key])]
     if quantized:

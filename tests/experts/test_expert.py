@@ -238,7 +238,10 @@ class TestBadCheckpoints:
             "bad.ckpt",
             _use_new_zipfile_serialization=zipped,
         )
-        self.refuse("bad.ckpt", "contains objects that weights-only loading rejects")
+        self.refuse(
+            "bad.ckpt",
+            r"contains objects \(.*\) that weights-only .* save its weights alone",
+        )
         assert not (tmp_path / "executed").exists()
 
     def test_a_bare_pickle_is_not_executed(self, tmp_path, monkeypatch):

@@ -2,8 +2,20 @@ import pytest
 import torch
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.formats import model_format
+from lightning_fusion.experts.formats import check_format, model_format
 from lightning_fusion.experts.weights import read_weights
+
+
+def test_models_that_need_a_step_of_the_user(tmp_path):
+    (tmp_path / "cat.bin").write_bytes(b"CBM1....")
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft/adapter_config.json").write_text("{}")
+    for name, what in (
+        ("cat.bin", r"is a model of CatBoost; save it by .*'onnx'"),
+        ("peft", "an adapter of peft; merge"),
+    ):
+        with pytest.raises(InputError, match=what):
+            check_format(str(tmp_path / name), ())
 
 
 @pytest.mark.slow

@@ -45,6 +45,11 @@ class FileExpert(Expert):
             **shared,
         )
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the network takes lists: models in files take tensors, and texts where ``preprocess`` is None."""
+        return False
+
 
 @contextmanager
 def boosted_trees(library: str, path: str) -> Iterator[None]:

@@ -30,6 +30,8 @@ class TimmExpert(Expert):
             configuration, or for a model of ImageNet its descriptions.
         preprocess: Module that prepares raw images in place of timm's transform.
         download: Permit the download of the weights of a named model.
+        model_args: Arguments that ``timm.create_model`` got in the training, such as ``{in_chans: 1}`` or
+            ``{img_size: 64}``.
         **shared: Arguments of :class:`~lightning_fusion.Expert`.
 
     Raises:
@@ -44,8 +46,10 @@ class TimmExpert(Expert):
         classes: list[str] | None = None,
         preprocess: nn.Module | None = None,
         download: bool = False,
+        model_args: dict[str, Any] | None = None,
         **shared: Any,
     ) -> None:
+        how = model_args or {}
         timm = require("timm", "timm")
         folder = model.removeprefix("local-dir:")
         is_folder = Path(folder).is_dir()
@@ -61,12 +65,12 @@ class TimmExpert(Expert):
                 "timm.models.save_for_hf wrote, or download: true"
             )
         if checkpoint is None:
-            made = _created(timm, f"local-dir:{folder}" if is_folder else model, pretrained=True)
+            made = _created(timm, f"local-dir:{folder}" if is_folder else model, pretrained=True, **how)
             network: Any = made
         else:
             if classes is None:
                 raise InputError("classes is not set; set it to the names of the classes of the checkpoint, in order")
-            network = made = _created(timm, model, pretrained=False, num_classes=len(classes))
+            network = made = _created(timm, model, pretrained=False, num_classes=len(classes), **how)
         if preprocess is None:
             settings = timm.data.resolve_model_data_config(made)
             preprocess = ImageTransform(

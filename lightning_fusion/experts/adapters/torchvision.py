@@ -28,6 +28,8 @@ class TorchvisionExpert(Expert):
             published weights.
         preprocess: Module that prepares raw images in place of the transforms of the published weights.
         download: Permit the download of the published weights.
+        model_args: Arguments that the function of the model got in the training of the checkpoint, such as
+            ``{image_size: 64}`` of a vision transformer.
         **shared: Arguments of :class:`~lightning_fusion.Expert`.
 
     Raises:
@@ -42,11 +44,14 @@ class TorchvisionExpert(Expert):
         classes: list[str] | None = None,
         preprocess: nn.Module | None = None,
         download: bool = False,
+        model_args: dict[str, Any] | None = None,
         **shared: Any,
     ) -> None:
         known = models.list_models(module=models)
         if model not in known:
             raise InputError(f"model: found {model!r}; expected a classifier of torchvision{suggestion(model, known)}")
+        if model_args and checkpoint is None:
+            raise InputError(f"model_args: {model} has published weights; set checkpoint to weights of your own")
         published = None if weights is None else _published(model, weights)
         if checkpoint is None and published is None:
             raise InputError(
@@ -65,7 +70,7 @@ class TorchvisionExpert(Expert):
             assert published is not None
             _check_present(published, download)
             classes = classes if classes is not None else published.meta["categories"]
-        how = {} if published is None else _arguments(model)
+        how = ({} if published is None else _arguments(model)) | (model_args or {})
         network: Any = _network_of(model, published) if checkpoint is None else partial(_untrained, model, how)
         super().__init__(network=network, checkpoint=checkpoint, classes=classes, preprocess=preprocess, **shared)
 
@@ -102,4 +107,8 @@ def _network_of(model: str, published: Any) -> nn.Module:
 def _untrained(model: str, how: dict[str, Any], num_classes: int) -> nn.Module:
     """Build a model without weights; those of a checkpoint replace them."""
     build: Callable[..., nn.Module] = partial(models.get_model, model, weights=None, num_classes=num_classes, **how)
-    return build()
+    try:
+        return build()
+    except (TypeError, ValueError, RuntimeError) as error:  # of the function of the model
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"model_args: torchvision cannot create {model} with {how} ({what})") from error

@@ -94,6 +94,12 @@ def classifier_kind(path: str, download: bool = False) -> str:
         what = " ".join(str(error).split())[:200]
         raise InputError(f"path: transformers cannot read the config.json of {path} ({what})") from error
     found = [str(name) for name in config.architectures or ()]
+    if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
+        task = config.problem_type or f"a model with {config.num_labels} output"
+        raise InputError(
+            f"path: {path} is made for another task ({task}); expected a classifier of one class per sample, with two "
+            "labels at least"
+        )
     known = require("transformers.models.auto.modeling_auto", "text")
     for kind, mapping in _MAPPINGS.items():
         names = getattr(known, f"MODEL_FOR_{mapping}_CLASSIFICATION_MAPPING_NAMES").get(config.model_type, ())

@@ -74,6 +74,10 @@ def test_the_fingerprint_is_that_of_the_file(tmp_path):
     (tmp_path / "b").mkdir()
     again = OnnxExpert(save(tmp_path / "b/a.onnx"), ["cat", "dog"], version="")  # as configurations give it
     assert again.unknown_state() is None
+    with pytest.raises(
+        InputError, match=r"the expert: the data module gives images in their original size; set prepro"
+    ):
+        first.convert_from({"image_size": "original", "channels": 3})
     assert (
         first.fingerprint == again.fingerprint != OnnxExpert(save(tmp_path / "a.onnx", 1), ["cat", "dog"]).fingerprint
     )

@@ -5,6 +5,7 @@ import torch
 from helpers import models
 from helpers.models import raw
 
+from lightning_fusion.data.samples.images import ImagePreprocessing
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.adapters.timm import TimmExpert
 
@@ -59,3 +60,15 @@ def test_a_folder_of_pickles_is_rejected(tmp_path):
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).* safe_serialization=True"):
         TimmExpert(str(path))
+
+
+def test_arguments_of_the_training_are_given_again(tmp_path, opened):
+    network = timm.create_model("resnet10t", num_classes=2, in_chans=1).eval()
+    torch.save(network.state_dict(), tmp_path / "gray.pth")
+    gray = ImagePreprocessing(32, mean=[0.5], std=[0.2], channels=1)
+    how = {"model": "resnet10t", "checkpoint": str(tmp_path / "gray.pth"), "classes": ["cat", "dog"]}
+    expert = TimmExpert(**how, preprocess=gray, model_args={"in_chans": 1})
+    with torch.no_grad():
+        torch.testing.assert_close(expert(raw(opened)), network(gray(raw(opened))).softmax(1))
+    with pytest.raises(InputError, match=r"has \(24, 1, 3, 3\) .*: change classes, the network or its arguments"):
+        TimmExpert(**how, preprocess=gray)

@@ -36,6 +36,14 @@ def test_the_answers_are_those_of_the_librarys_own_pipeline(checkpoint, opened):
         ({"checkpoint": "field.pth", "classes": ["a"]}, "does not record how its images were prepared"),
         ({"checkpoint": "field.pth", "weights": "DEFAULT", "classes": ["a"]}, r"has \(3,\) for classifier.3.bias"),
         ({"checkpoint": "field.pth", "weights": "DEFAULT"}, "classes is not set"),
+        (
+            {"checkpoint": "field.pth", "weights": "DEFAULT", "classes": ["a"], "model_args": {"dropout": "no"}},
+            "model_args: torchvision cannot create mobilenet_v3_small with .*dropout",
+        ),
+        (
+            {"weights": "DEFAULT", "model_args": {"dropout": 0.1}},
+            "model_args: .* set checkpoint to weights of your own",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(checkpoint, tmp_path, monkeypatch, arguments, message):

@@ -183,6 +183,19 @@ class TestFolders:
             ):
                 make(path)
 
+    def test_other_tasks_are_named(self, tmp_path):
+        path = language_models.save_classifier(tmp_path)
+        facts = json.loads((tmp_path / "config.json").read_text())
+        for change, task in (
+            ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
+            ({"id2label": {"0": "LABEL_0"}}, "a model with 1 output"),
+        ):
+            (tmp_path / "config.json").write_text(json.dumps(facts | change))
+            with pytest.raises(
+                InputError, match=rf"made for another task \({task}\); expected a classifier of one class"
+            ):
+                Expert.from_transformers(path)
+
     def test_others_are_named(self, tmp_path):
         with pytest.raises(InputError, match="found no folder"):
             Expert.from_transformers(str(tmp_path / "none"))
