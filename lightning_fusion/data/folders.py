@@ -31,21 +31,29 @@ def walk_files(root: str, key: str, skipped: Counter[str]) -> Iterator[str]:
         skipped: Counts the folders that are skipped by their name: hidden ones, and those of file servers.
 
     Raises:
-        InputError: If a folder cannot be opened or links to one of its parents.
+        InputError: If a folder cannot be opened or links to one of its parents, or a file is a pipe, socket or device,
+            which a reader would wait for.
     """
-
-    def reject(error: OSError) -> None:
-        raise InputError(f"{key}: the folder {error.filename} cannot be opened ({error.strerror})") from error
-
-    for folder, folders, names in os.walk(root, onerror=reject, followlinks=True):
-        skipped.update(name for name in folders if is_skipped(name))
-        folders[:] = [name for name in folders if not is_skipped(name)]
-        for path in (os.path.join(folder, name) for name in folders):
-            if os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
-                raise InputError(f"{key}: {path} links to one of its parent folders; remove the link")
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if below == "." else below + "/"
-        yield from (prefix + name for name in names if not name.startswith("."))
+    waiting = [(root, "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except OSError as error:
+            raise InputError(f"{key}: the folder {error.filename} cannot be opened ({error.strerror})") from error
+        for entry in entries:
+            if entry.is_dir():
+                if is_skipped(entry.name):
+                    skipped[entry.name] += 1
+                    continue
+                if entry.is_symlink() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry.path)):
+                    raise InputError(f"{key}: {entry.path} links to one of its parent folders; remove the link")
+                waiting.append((entry.path, f"{prefix}{entry.name}/"))
+            elif not entry.name.startswith("."):
+                if not entry.is_file() and os.path.exists(entry.path):
+                    raise InputError(f"{key}: {entry.path} is a pipe, socket or device, no file; remove it")
+                yield prefix + entry.name
 
 
 def is_skipped(folder: str) -> bool:

@@ -1,5 +1,9 @@
+import os
+from collections import Counter
+
 import pytest
 
+from lightning_fusion.data.folders import walk_files
 from lightning_fusion.data.patterns import compile_pattern
 from lightning_fusion.errors import InputError
 
@@ -27,3 +31,10 @@ class TestPattern:
     def test_a_brace_that_is_left_over(self):
         with pytest.raises(InputError, match=r"pattern: found '{speaker/' in"):
             compile_pattern("{speaker/**")
+
+
+def test_a_file_that_a_reader_would_wait_for_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a/pipe.wav")
+    with pytest.raises(InputError, match=r"root: .*a/pipe.wav is a pipe, socket or device, no file; remove it"):
+        list(walk_files(str(tmp_path), "root", Counter()))
