@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> Any:
 
     Raises:
         SystemExit: With status 2 and one line on standard error for wrong input, from a shell; with status 1 and the
-            traceback for an error in the user's own code; with status 143 after SIGTERM.
+            traceback for an error in the user's own code; with status 143 after SIGTERM, and 130 after SIGINT.
         InputError: For wrong input, when called with ``args``.
     """
     from_shell = args is None
@@ -52,6 +52,11 @@ def main(args: Sequence[str] | None = None) -> Any:
             "lightning-fusion: terminated by SIGTERM; the checkpoints of finished epochs are complete", file=sys.stderr
         )
         raise SystemExit(128 + signal.SIGTERM) from error
+    except KeyboardInterrupt:
+        if not from_shell:
+            raise
+        print("lightning-fusion: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         wrong, users = _converted(error)
         if os.environ.get("LIGHTNING_FUSION_DEBUG") or (wrong is None and users is None):
@@ -75,8 +80,10 @@ def _converted(error: Exception) -> tuple[InputError | None, BaseException | Non
 
     Where the user's code raised, there is an InputError only if the library made one of it.
     """
-    from lightning_fusion.cli.messages import error_of_user
+    from lightning_fusion.cli.messages import error_of_process, error_of_user
 
+    if found := next((wrong for each in chain(error) if (wrong := error_of_process(each))), None):
+        return found, None
     users = error_of_user(error)
     first = next((each for each in chain(error) if isinstance(each, InputError) or each is users), None)
     if isinstance(first, InputError):  # the parser wraps errors of constructors

@@ -41,6 +41,21 @@ def error_of_user(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def error_of_process(error: BaseException) -> InputError | None:
+    """Return the InputError that ended a process which the strategy started (ddp_spawn); ``None`` for other errors.
+
+    Such an error arrives as the text of its traceback.
+
+    Args:
+        error: What torch raised in the first process.
+    """
+    if type(error).__name__ != "ProcessRaisedException":
+        return None
+    last = str(error).rpartition("Traceback (most recent call last):")[2]
+    found = re.search(r"^lightning_fusion\.[\w.]+Error: (.+)", last, re.MULTILINE | re.DOTALL)
+    return InputError(found[1].strip()) if found else None
+
+
 def error_of_trainer(error: BaseException) -> bool:
     """Return whether Lightning itself raised a ValueError or TypeError, as for arguments of the Trainer."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]

@@ -32,10 +32,12 @@ from thirdparty.fuser import PenalizedFuser, ShortFuser
 from thirdparty.hat import Fading
 from thirdparty.plain import Classifier, Encoder
 from thirdparty.text import write_lines
+from torch import multiprocessing
 
 from lightning_fusion import Expert, FoEFuserModule, OutputsDataModule, __version__
 from lightning_fusion.cli.help import TRAINING
 from lightning_fusion.cli.main import main
+from lightning_fusion.errors import InputError
 from lightning_fusion.foe.fusers import MLPFuser
 
 
@@ -182,7 +184,7 @@ class TestWords:
                 ["fit", "-c", "foe/digit.yaml"],
                 "config: found no file .*; did you mean foe/digits.yaml[?]",
             ),
-            (["recipe"], "recipe: found none; name one of acorl, acorl_shift, foe"),
+            (["recipe"], "recipe: found none; name one of acorl, acorl_forecast, acorl_shift"),
             (["recipe", "fooe"], "recipe: found 'fooe'; expected one of .*; did you mean foe[?]"),
             (["recipe", "nowhere.mine"], "recipe: nowhere.mine cannot be imported"),
             (["recipe", "math.pi"], "recipe: math.pi is a float; expected a function"),
@@ -423,3 +425,14 @@ class TestOwnModules:
 def test_every_file_of_conf_runs_somewhere():
     assert {path.parent.name for path in (TESTS / "conf").rglob("*.yaml")} == {"conf", "composed", "misconfigured"}
     assert len(RUNNABLE) >= 4
+
+
+def _fail(number: int) -> None:
+    raise InputError("input: found none")
+
+
+@pytest.mark.slow
+def test_wrong_input_of_a_spawned_process_is_wrong_input(monkeypatch):
+    monkeypatch.setattr("lightning_fusion.cli.main._dispatch", lambda args: multiprocessing.spawn(_fail, nprocs=1))
+    with pytest.raises(InputError, match=r"^input: found none$"):
+        main(["predict"])
