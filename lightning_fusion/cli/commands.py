@@ -16,7 +16,7 @@ from lightning_fusion.cli.checks import warn_untrained
 from lightning_fusion.cli.help import COMMANDS, OF_RUN, recipes
 from lightning_fusion.cli.parser import FusionArgumentParser, join_words, parse
 from lightning_fusion.data.base import SPLITS
-from lightning_fusion.errors import InputError, suggestion
+from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts import diagnosis
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs import collect as collecting
@@ -26,6 +26,7 @@ from lightning_fusion.files import write_text
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.recipes import serving
 from lightning_fusion.recipes.notes import noting
+from lightning_fusion.recipes.pool_modules import NoProgramError
 from lightning_fusion.recipes.runner import quiet_lightning
 from lightning_fusion.recipes.trainers import DEFAULTS, OWNED, check_processes
 
@@ -156,9 +157,14 @@ def export_run(
         The manifest.
     """
     _import(imports)
-    _, chosen, number, module = serving.load_run(run, method, seed, target)
+    finished, chosen, number, module = serving.load_run(run, method, seed, target)
     print(f"{chosen} (models of seed {number})")
-    return _exported(output, exporting.export(module, output, input_shape, max_tokens, onnx, overwrite, run))
+    try:
+        manifest = exporting.export(module, output, input_shape, max_tokens, onnx, overwrite, run)
+    except NoProgramError as error:
+        others = shorten([f"--method {name!r}" for name in finished.methods if name != chosen], 12)
+        raise InputError(f"{error}; the other rows, the simplest first: {others}") from error
+    return _exported(output, manifest)
 
 
 def _exported(output: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -111,13 +111,17 @@ def carry_preprocessing(module: Any, fits: bool) -> None:
     if hasattr(data, "use_preprocessing") and (
         not fits or differences(module.preprocessing, data_preprocessing(module.trainer))
     ):
-        data.use_preprocessing(_recorded(module))
+        data.use_preprocessing(training_facts(module))
     warn_preprocessing_mismatch("the model", module.preprocessing, data_preprocessing(module.trainer), converted=True)
 
 
-def _recorded(model: Any) -> dict[str, Any]:
-    """Return the preprocessing of the training of a module or an expert, with what new samples need beside it."""
-    return {**model.preprocessing, **getattr(model, "new_sample_facts", {})}
+def training_facts(model: Any) -> dict[str, Any]:
+    """Return the preprocessing of the training of a module or an expert, with what new samples need beside it.
+
+    Args:
+        model: Module or expert; its ``preprocessing`` may be ``None``.
+    """
+    return {**(model.preprocessing or {}), **getattr(model, "new_sample_facts", {})}
 
 
 def carry_from_experts(experts: Iterable[Any], trainer: Any) -> None:
@@ -133,7 +137,7 @@ def carry_from_experts(experts: Iterable[Any], trainer: Any) -> None:
     data: Any = getattr(trainer, "datamodule", None)
     known = next((expert for expert in experts if expert.preprocessing), None)
     if known is not None and getattr(data, "predict_root", None) is not None:
-        data.use_preprocessing(_recorded(known))
+        data.use_preprocessing(training_facts(known))
 
 
 def release_new_samples(trainer: Any) -> None:

@@ -82,6 +82,10 @@ _RULES: dict[type, type[Rule]] = {MostConfident: ConfidentRule, MajorityVote: Vo
 """Programs of the rules without parameters."""
 
 
+class NoProgramError(InputError):
+    """A rule that no program contains, such as one that compares each sample with stored ones."""
+
+
 class BaselineModule(PoolModule):
     """A fitted baseline on raw input; only the experts that it needs are queried.
 
@@ -118,7 +122,7 @@ class BaselineModule(PoolModule):
             return ExportedNetwork(self.queried, _RULES[kind]())
         if isinstance(self.rule, LogisticStacking):
             return ExportedNetwork(self.queried, StackingRule(self.rule.state(), len(self.classes)))
-        raise InputError(
+        raise NoProgramError(
             f"method: the rule of this row ({kind.__name__}) is no part of a program; choose an average, the best "
             "single expert, the most confident one, a vote, stacking or a trained fuser with --method"
         )

@@ -1,6 +1,7 @@
 """Finished runs that answer for new samples."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.preprocessing import training_facts
 from lightning_fusion.files import file_key, hash_files, is_sealed
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.hyperparameters import constructor_arguments
@@ -241,13 +243,20 @@ class FinishedRun:
             given["tokenizer"] = str(tokenizer)
         if trials is not None:
             given["predict_trials"] = trials
+        facts = training_facts(next(iter(experts.values())))
         try:
             data: Any = kind(**given)
-            data.use_preprocessing(next(iter(experts.values())).preprocessing)
+            data.use_preprocessing(facts or None)
             data.new_samples  # noqa: B018 an error is raised here, before anything is predicted
             getattr(data, "new_trials", None)
         except InputError as error:
-            raise InputError(str(error).replace("predict_root", "input").replace("predict_trials", "trials")) from error
+            message = str(error).replace("predict_root", "input").replace("predict_trials", "trials")
+            if size := facts.get("sample_size"):  # the arguments of the data are those of the run
+                way = (
+                    f"; resize them to {size[1]}x{size[0]}, the size of the training, or run the recipe with image_size"
+                )
+                message = re.sub("; set image_size.*", way, message)
+            raise InputError(message) from error
         return data  # type: ignore[no-any-return]
 
 

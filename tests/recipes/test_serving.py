@@ -33,8 +33,8 @@ TREE = {"studio": ["cat", "dog"], "street": ["cat", "dog", "owl"]}
 OWN = "the second"
 
 
-def settings(root: Path) -> dict:
-    data = DomainImageDataModule(str(root / "images"), fuser_fraction=0.4, test_fraction=0.3, image_size=8)
+def settings(root: Path, size: int | None = 8) -> dict:
+    data = DomainImageDataModule(str(root / "images"), fuser_fraction=0.4, test_fraction=0.3, image_size=size)
     return {
         "data": data,
         "network": partial(SmallConvNet, width=2),
@@ -52,7 +52,7 @@ def away(tmp_path_factory) -> Path:
     own = {OWN: partial(OneExpert, number=1)}
     more = {"fuser": partial(MLPFuser, hidden=(8,)), "features": "pool", "baselines": own}
     foe(**settings(here), output=str(here / "foe"), fuser_epochs=2, **more)
-    frugal(**settings(here), output=str(here / "frugal"), variants=False, exhaustive=False)
+    frugal(**settings(here, None), output=str(here / "frugal"), variants=False, exhaustive=False)
     for name in ("foe", "frugal"):
         shutil.move(here / name, away / name)
     outputs = ExpertOutputs.open(away / "foe/seed_1/outputs")
@@ -162,6 +162,12 @@ class TestRefusal:
         assert f"input: found no file or folder {tmp_path / 'none'}" in refused([*args, str(tmp_path / "none")])
         (tmp_path / "notes.txt").write_text("none")
         assert f"input: found no image in {tmp_path}" in refused([*args, str(tmp_path)])
+        data_files.images(tmp_path / "large", {"a": ["b"]}, 2, side=12)
+        args[2] = str(away / "frugal")  # its data have no image_size
+        assert (
+            "the images are 12x12, those of the training were 8x8; resize them to 8x8, the size of the training, or "
+            "run the recipe with image_size" in refused([*args, str(tmp_path / "large")])
+        )
 
     def test_runs_that_are_not_finished_or_of_another_version(self, away, copied):
         content = results(copied)
@@ -241,3 +247,4 @@ def test_a_row_is_exported_without_the_data_and_with_the_recorded_shape(away, ca
     assert f"{MAIN} (models of seed" in capsys.readouterr().out
     said = refused(["export", "--run", str(away / "foe"), "--method", OWN, "--output", str(away / "other")])
     assert "the rule of this row (OneExpert) is no part of a program; choose an average" in said
+    assert "the other rows, the simplest first: --method 'softmax average', --method 'best single expert'" in said
