@@ -229,7 +229,10 @@ class _Shift(Recipe):
         some = spread(len(batch.target), _SHOWN)
         shown: dict[str, Any] = {name: experts[name].network for name in (FIRST, PLAIN, *self._main())}
         target = batch.target[some]
-        found = {name: attribute(network, batch.input[some], target) for name, network in shown.items()}
+        found = {
+            name.replace(" + ", "\n+ "): attribute(network, batch.input[some], target)
+            for name, network in shown.items()
+        }
         self.maps = batch.input[some], found
 
     def _main(self) -> list[str]:
