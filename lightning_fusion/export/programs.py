@@ -1,5 +1,6 @@
 """Programs of models of every method, which run with torch or ONNX Runtime alone."""
 
+import io
 import json
 import os
 import shutil
@@ -115,7 +116,10 @@ def _write(
                 # written as it is, and not as a part of a larger one; torch warns of weights with channels last
                 whole = value.detach().clone(memory_format=torch.contiguous_format)
                 table[name] = nn.Parameter(whole, False) if isinstance(value, nn.Parameter) else whole
-    torch.export.save(program, draft / PROGRAM)
+    content = io.BytesIO()  # on a full disk the writer of torch ends the process
+    torch.export.save(program, content)
+    (draft / PROGRAM).write_bytes(content.getbuffer())
+    del content
     loaded = torch.export.load(draft / PROGRAM).module()
     parity = _largest_difference(network, loaded, input)
     if onnx:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import language_models, tiny
+from helpers.limited import largest_file
 
 from lightning_fusion import Expert, ExpertPool, FoEFuserModule, OutputsDataModule, collect
 from lightning_fusion.encoders import TextBag, TextTransformer
@@ -213,6 +214,16 @@ def test_only_an_earlier_export_is_replaced(trained, tmp_path):
         export_checkpoint(trained["label"], str(tmp_path / "mine/thesis.tex"), tiny.pool(), shape, overwrite=True)
     with FileLock(out / ".lock"), pytest.raises(InputError, match="another process is writing"):
         export_checkpoint(trained["label"], str(out), tiny.pool(), shape, overwrite=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_earlier_export(trained, tmp_path):
+    shape = sample_shape()
+    before = export_checkpoint(trained["label"], str(tmp_path / "out"), tiny.pool(), shape)
+    with largest_file(20_000), pytest.raises(InputError, match="a file has reached the largest size"):
+        export_checkpoint(trained["expert"], str(tmp_path / "out"), tiny.pool(), shape, overwrite=True)
+    assert json.loads((tmp_path / "out/manifest.json").read_text()) == before
+    assert before["files"]["model.pt2"] == hash_files([tmp_path / "out/model.pt2"])
 
 
 class Branching(tiny.Net):

@@ -1,8 +1,6 @@
 """Models in repositories: what is saved answers as before, and nothing that others wrote is run."""
 
 import json
-import resource
-import signal
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import tiny
+from helpers.limited import largest_file
 from huggingface_hub import hub_mixin
 
 from lightning_fusion import (
@@ -133,15 +132,8 @@ class TestWhatCannotBeShared:
             Expert.from_pretrained(saved, revision="main")
 
     def test_a_repository_is_written_whole_or_not_at_all(self, pool, tmp_path):
-        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, unlimited[1]))
-        try:
-            with pytest.raises(InputError, match="a file has reached the largest size"):
-                pool.members["a"].save_pretrained(tmp_path / "full")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-            signal.signal(signal.SIGXFSZ, ignored)
+        with largest_file(300), pytest.raises(InputError, match="a file has reached the largest size"):
+            pool.members["a"].save_pretrained(tmp_path / "full")
         assert not list(tmp_path.iterdir())
 
 

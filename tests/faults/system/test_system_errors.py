@@ -2,13 +2,13 @@
 
 import errno
 import os
-import signal
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.limited import largest_file
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_fusion import FoEFuserModule, collect, diagnose
@@ -104,17 +104,13 @@ class TestFullDisk:
         assert (tmp_path / "a.json").read_text() == "old"
 
     def test_of_weights(self, tmp_path):
-        resource = pytest.importorskip("resource")
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-            message = "no space left on the disk"
-            with pytest.raises(InputError, match=message), atomic_write(tmp_path / "a.ckpt") as draft:
-                torch.save({"weights": torch.zeros(10_000)}, draft)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, ignored)
+        message = "no space left on the disk"
+        with (
+            largest_file(4096),
+            pytest.raises(InputError, match=message),
+            atomic_write(tmp_path / "a.ckpt") as draft,
+        ):
+            torch.save({"weights": torch.zeros(10_000)}, draft)
         assert not list(tmp_path.iterdir())
 
     def test_of_a_checkpoint_leaves_the_old_one(self, tmp_path, monkeypatch):
