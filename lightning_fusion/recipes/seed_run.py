@@ -365,6 +365,7 @@ class SeedRun:
         )
         inputs = {**outputs.fuser_arguments(), "representation_dims": data.representation_dims}
         module = FoEFuserModule(**inputs, network=network, seed=self.seed, **arguments)
+        name = file_key(name)  # of a domain or an expert, which is free text
         path = self.folder / "fusers" / f"{name}.ckpt"
         kept = read_checkpoint(str(path)) if keep and path.is_file() else {}
         trained = kept.get("experts") == outputs.experts

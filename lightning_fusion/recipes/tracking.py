@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.collect import first_process
@@ -72,11 +73,15 @@ class Tracking:
     def record(self) -> dict[str, Any]:
         """Name of the run, and the stages that each logger has logged."""
         if self._known is None:
+            new = {"run": f"{self.folder.parent.resolve().name}-{secrets.token_hex(4)}", "logged": {}}
             try:
                 found = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
                 self._known = {"run": str(found["run"]), "logged": {k: list(v) for k, v in found["logged"].items()}}
-            except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-                self._known = {"run": f"{self.folder.parent.resolve().name}-{secrets.token_hex(4)}", "logged": {}}
+            except FileNotFoundError:
+                self._known = new
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+                rank_zero_warn(f"{self.folder / _RECORD} is damaged: all stages are logged again, as {new['run']}")
+                self._known = new
         return self._known
 
     def open(self, stage: str, logged: bool = True, key: str | None = None) -> list[Logger]:

@@ -53,6 +53,24 @@ def test_stores_of_a_table_are_of_one_task(tmp_path, monkeypatch):
     assert "Seed 4: the outputs are those of seed 3" in StoredOutputs.open(["one", "one"], None, [3, 4]).notes[4][0]
 
 
+@pytest.mark.slow
+def test_names_of_experts_lead_out_of_no_folder(tmp_path):
+    names, said = ["x/../../../../../../out", "y"], [[0.6, 0.4], [0.3, 0.7]] * 8
+    values = {"probabilities": dict.fromkeys(names, said), "target": [0, 1] * 8}
+    given = {name: ["no", "yes"] for name in names}
+    ExpertOutputs.from_arrays(dict.fromkeys(("train", "val", "test"), values), given).save(tmp_path / "store")
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "csv"}}
+    how = {"fuser_epochs": 1, "single_expert": True, "trainer": {"logger": logger, "enable_progress_bar": False}}
+    foe(str(tmp_path / "deep/deep/run"), stores=[str(tmp_path / "store")], **how)
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "store"}
+    assert [path.name for path in (tmp_path / "deep/deep").iterdir()] == ["run"]
+    assert {path.name for path in (tmp_path / "deep/deep/run").iterdir()} <= {
+        *("run.json", "results.json", "report.md", "report.html", ".lock", "logs", "seed_0"),
+        *("confusion.png", "importance.png"),
+    }
+    assert (tmp_path / "deep/deep/run/logs/csv/seed_0/fusers").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
