@@ -180,6 +180,7 @@ def predict(
     seed: int | None = None,
     target: str | None = None,
     trials: str | None = None,
+    data: dict[str, Any] | None = None,
     imports: list[str] | None = None,
     trainer: Trainer | None = None,
 ) -> Path:
@@ -193,6 +194,7 @@ def predict(
         seed: Seed whose models answer; the one with the best validation result of the method where null.
         target: Target domain whose models answer, for a run of hat with several targets.
         trials: List of pairs of new recordings to score, for a run of verification; 'enrol test' in each line.
+        data: Arguments of the run's data in which the new files differ, such as {text: comment} or {image_size: 32}.
         imports: Modules to import, which define classes of your own that the run names.
         trainer: Arguments of the Trainer that predicts.
 
@@ -200,7 +202,7 @@ def predict(
         Path of the CSV file.
     """
     _import(imports)
-    return serving.predict(run, input, method, output, seed, target, trials, trainer)
+    return serving.predict(run, input, method, output, seed, target, trials, trainer, data)
 
 
 def _import(names: Sequence[str] | None) -> None:

@@ -1,7 +1,6 @@
 """Finished runs that answer for new samples."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from lightning_fusion.recipes.report import RESULTS, SERVING_FORMAT
 from lightning_fusion.store import MANIFEST, ArrayStore, StoreWriter
 from lightning_fusion.terminal import open_console
 
+_GIVEN = ("predict_root", "predict_trials", "download")  # arguments that are no facts of new files
 BASELINE = "fitted baseline"
 """Kind of the store of a baseline's parameters."""
 IMPORTS = "name its package in --imports, if you trust the run"
@@ -209,7 +209,12 @@ class FinishedRun:
         return rule.fit(outputs.scattered("train"), np.asarray(outputs["train"].target))
 
     def new_data(
-        self, input: str, seed: int, experts: Mapping[str, Expert], trials: str | None = None
+        self,
+        input: str,
+        seed: int,
+        experts: Mapping[str, Expert],
+        trials: str | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> FusionDataModule:
         """Return the data module of the run with new samples; the data of the training need not exist.
 
@@ -219,9 +224,11 @@ class FinishedRun:
             experts: Experts that answer; the samples get the preprocessing of the first, and the pool converts it for
                 the others.
             trials: List of pairs of new recordings, for a run of verification.
+            changes: Arguments of the data module in which the new files differ, such as names of columns.
 
         Raises:
-            InputError: If the class is not imported or reads no new files, or there is none that can be read.
+            InputError: If the class is not imported, has no such argument or reads no new files, or there is none that
+                can be read.
         """
         recorded = dict(self.config["data"])
         path = recorded.pop("class_path")
@@ -233,7 +240,13 @@ class FinishedRun:
             raise InputError(f"run: the data module of the run, {kind.__name__}, reads no new files")
         if trials is not None and "predict_trials" not in takes:
             raise InputError(f"trials: found {trials}; the data of the run ({kind.__name__}) have none, remove it")
+        own = [name for name in takes if name not in _GIVEN]
+        if unknown := [name for name in changes or {} if name not in own]:
+            raise InputError(
+                f"data: {kind.__name__} takes no {shorten(unknown)} for new files{suggestion(unknown[0], own)}"
+            )
         given = {name: value for name, value in recorded.items() if name in takes} | {"predict_root": input}
+        given |= changes or {}
         if "download" in takes:
             given["download"] = False
         tokenizer = self.seed_folder(seed) / "tokenizer"
@@ -251,12 +264,12 @@ class FinishedRun:
             getattr(data, "new_trials", None)
         except InputError as error:
             message = str(error).replace("predict_root", "input").replace("predict_trials", "trials")
-            if size := facts.get("sample_size"):  # the arguments of the data are those of the run
-                way = (
-                    f"; resize them to {size[1]}x{size[0]}, the size of the training, or run the recipe with image_size"
-                )
-                message = re.sub("; set image_size.*", way, message)
-            raise InputError(message) from error
+            way = "; arguments of the data are given as --data.NAME=VALUE" if "set " in message else ""
+            raise InputError(f"{message}{way}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            if not changes:
+                raise
+            raise InputError(f"data: {kind.__name__} does not take {dict(changes)} ({error})") from error
         return data  # type: ignore[no-any-return]
 
 
@@ -377,6 +390,7 @@ def predict(
     target: str | None = None,
     trials: str | None = None,
     trainer: Trainer | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Predict new files with a finished run of a recipe, and write a CSV file.
 
@@ -389,6 +403,7 @@ def predict(
         target: Target domain whose models answer, for runs of ``hat`` with several.
         trials: List of pairs of new recordings, ``enrol test`` in each line, for a run of verification.
         trainer: Trainer that predicts. ``None`` (default) means one without loggers and checkpoints.
+        data: Arguments of the run's data module in which the new files differ, such as ``{"text": "comment"}``.
 
     Returns:
         Path of the CSV file.
@@ -397,7 +412,7 @@ def predict(
         InputError: If the run cannot predict, the method is unknown, or a file cannot be read.
     """
     finished, chosen, number, module = load_run(run, method, seed, target)
-    data = finished.new_data(input, number, module.pool.members, trials)
+    new = finished.new_data(input, number, module.pool.members, trials, data)
     advised = finished.advice["method"]
     reason = "the advice of the run" if chosen == advised else f"the run advises {advised}"
     open_console(quiet=not first_process()).print(f"{chosen} answers ({reason}; models of seed {number})", markup=False)
@@ -405,5 +420,5 @@ def predict(
         raise InputError(f"output: {output} is the input, which it would replace; name another file")
     given = Trainer(logger=False, enable_checkpointing=False) if trainer is None else trainer
     given.callbacks.append(PredictionWriter(output))  # type: ignore[attr-defined]  # set by a connector
-    given.predict(module, datamodule=data, return_predictions=False)
+    given.predict(module, datamodule=new, return_predictions=False)
     return Path(output)

@@ -165,9 +165,22 @@ class TestRefusal:
         data_files.images(tmp_path / "large", {"a": ["b"]}, 2, side=12)
         args[2] = str(away / "frugal")  # its data have no image_size
         assert (
-            "the images are 12x12, those of the training were 8x8; resize them to 8x8, the size of the training, or "
-            "run the recipe with image_size" in refused([*args, str(tmp_path / "large")])
+            "the images are 12x12, those of the training were 8x8; set image_size: 8; arguments of the data are given "
+            "as --data.NAME=VALUE" in refused([*args, str(tmp_path / "large")])
         )
+        args += [str(tmp_path / "large"), f"--output={tmp_path / 'large.csv'}"]
+        main([*args, "--data.image_size=8"])
+        assert len((tmp_path / "large.csv").read_text().splitlines()) == 3
+        for change, said in (
+            (
+                "image_sizes=8",
+                "data: DomainImageDataModule takes no image_sizes for new files; did you mean image_size?",
+            ),
+            ("predict_root=a", "takes no predict_root for new files"),
+            ("image_size=[8]", "image_size is [8]; expected a number of pixels, or original"),
+            ("max_megapixels=[8]", "data: DomainImageDataModule does not take {'max_megapixels': [8]}"),
+        ):
+            assert said in refused([*args, f"--data.{change}"])
 
     def test_runs_that_are_not_finished_or_of_another_version(self, away, copied):
         content = results(copied)

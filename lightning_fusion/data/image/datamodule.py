@@ -332,6 +332,8 @@ class BaseImageDataModule(ModalityDataModule):
         self._check_choices({"protocol": ("clean", "paper"), "channels": (1, 3)})
         if isinstance(self.image_size, int) and self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}; expected at least 1 pixel")
+        if not isinstance(self.image_size, int) and self.image_size not in (None, ORIGINAL):
+            raise InputError(f"image_size is {self.image_size}; expected a number of pixels, or {ORIGINAL}")
         if self.image_size == ORIGINAL and (
             given := [name for name in ("mean", "std", "augmentation") if getattr(self, name) is not None]
         ):
