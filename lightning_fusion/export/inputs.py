@@ -97,7 +97,7 @@ class ProgramInput:
         try:
             with torch.no_grad():
                 return network(self.draw(2))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = str(error).strip().partition("\n")[0]
             what = f"max_tokens: the experts reject a text of {self.max_tokens} tokens"
             if self.shape is not None:

@@ -116,7 +116,7 @@ def test_texts_of_any_length(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{}, {"input_shape": [4], "max_tokens": 4}, {"max_tokens": 1}])
+@pytest.mark.parametrize("how", [{}, {"input_shape": [4], "max_tokens": 4}, {"max_tokens": 1}, {"max_tokens": 4}])
 def test_one_kind_of_input_is_named(trained, tmp_path, how):
     with pytest.raises(InputError, match="max_tokens"):
         export_checkpoint(trained["label"], str(tmp_path / "out"), tiny.pool(), **how)

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lightning_fusion import plotting
+from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.text.readers import read_table
 from lightning_fusion.errors import InputError, shorten
@@ -91,6 +92,8 @@ def _read(
     if not experts or not aspects or set(experts) & set(aspects):
         raise InputError("experts and aspects: name at least one column each, and none as both")
     columns = [*experts, *aspects]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InputError(f"experts and aspects: found {shorten(twice)} twice; name each column once")
     needed = list(dict.fromkeys([*columns, *([group_field] if group_field is not None else [])]))
     values, groups = [], []
     for line, row in read_table(Path(data), needed):
@@ -104,7 +107,9 @@ def _read(
                 raise InputError(f"{data}, line {line}: {name} is {row.get(name)!r}; expected a number")
             numbers.append(number)
         values.append(numbers)
-        groups.append(str(row[group_field]) if group_field is not None else str(line))
+        groups.append(str(line) if group_field is None else canonical_label(row[group_field] or ""))
+        if not groups[-1]:
+            raise InputError(f"{data}, line {line}: {group_field} is empty; expected the group of the text")
     group = np.unique(np.array(groups), return_inverse=True)[1] if groups else np.empty(0, int)
     if len(set(groups)) < 4:
         raise InputError(f"{data}: found {len(set(groups))} row(s) or group(s); expected four at least")

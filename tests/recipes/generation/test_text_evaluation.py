@@ -105,6 +105,11 @@ def test_bad_input(tmp_path):
     path.write_text("\n".join([*lines, "a9,much,1,1,1,1"]))
     with pytest.raises(InputError, match="line 62: fluency_scorer is 'much'; expected a number"):
         text_evaluation(str(path), names, ["fluency"], str(tmp_path / "run"))
+    with pytest.raises(InputError, match="experts and aspects: found fluency_scorer twice"):
+        text_evaluation(str(path), [*names, names[0]], ["fluency"], str(tmp_path / "run"))
+    path.write_text("\n".join([*lines, ",1,1,1,1,1"]))
+    with pytest.raises(InputError, match="line 62: article is empty; expected the group of the text"):
+        text_evaluation(str(path), names, ["fluency"], str(tmp_path / "run"), group_field="article")
     path.write_text("\n".join([lines[0], *(f"a{row},1,{row},1,{row},1" for row in range(9))]))
     with pytest.raises(InputError, match="fluency_scorer is the same number in all rows"):
         text_evaluation(str(path), names, ["fluency"], str(tmp_path / "run"))
