@@ -213,14 +213,6 @@ class TestResults:
 
 @pytest.mark.slow
 class TestGoingOn:
-    def test_a_finished_run_trains_no_expert_again(self, copied):
-        before, rows = times(copied), results(copied)["rows"]
-        assert [Path(path).name for path in before] == CHECKPOINTS * 2
-        (copied / "results.json").unlink()
-        run(copied, seeds=[1, 0])
-        assert times(copied) == before
-        assert results(copied)["rows"] == rows
-
     def test_a_killed_run_makes_what_is_missing_and_gets_the_same_results(self, copied):
         before, rows = times(copied), results(copied)["rows"]
         shutil.rmtree(copied / "seed_0")  # the second of the seeds never began
@@ -236,23 +228,25 @@ class TestGoingOn:
         assert {Path(path).name for path in kept} == {"centralized.ckpt", "domain_0.ckpt"}
         assert results(copied)["rows"] == rows
 
-    def test_trained_fusers_are_taken_as_they_are_unless_they_read_other_experts(self, copied):
-        rows, paths = results(copied)["rows"], sorted(copied.rglob("fusers/*.ckpt"))
+    def test_what_is_trained_is_taken_as_it_is_except_a_fuser_that_read_other_experts(self, copied):
+        before, rows, paths = times(copied), results(copied)["rows"], sorted(copied.rglob("fusers/*.ckpt"))
+        assert [Path(path).name for path in before] == CHECKPOINTS * 2
         (changed, *kept), first = paths, {path: path.stat().st_mtime_ns for path in paths}
         content = torch.load(changed, weights_only=True)
         for value in content["state_dict"].values():
             value.zero_()
         content["experts"]["domain_0"]["fingerprint"] = "another"
         torch.save(content, changed)
+        for name in ("run.json", "results.json", "report.md"):
+            (copied / f"{name}.123.part").write_text("{half")  # drafts of a killed run
+        (copied / "results.json").unlink()
         run(copied, seeds=[1, 0])
+        assert times(copied) == before
         assert len(paths) == 6 and all(path.stat().st_mtime_ns == first[path] for path in kept)
         assert torch.load(changed, weights_only=True)["experts"]["domain_0"]["fingerprint"] != "another"
         assert results(copied)["rows"] == rows
 
-    def test_drafts_of_a_killed_run_are_no_hindrance(self, copied, tmp_path):
-        for name in ("run.json", "results.json", "report.md"):
-            (copied / f"{name}.123.part").write_text("{half")
-        run(copied, seeds=[1, 0])
+    def test_a_draft_of_a_claim_is_no_hindrance_and_half_a_claim_is_one(self, copied, tmp_path):
         (tmp_path / "begun").mkdir()
         (tmp_path / "begun/run.json.77.part").write_text("{half")
         claim_folder(tmp_path / "begun", "foe", {})
