@@ -2,6 +2,7 @@ import itertools
 from functools import partial
 
 import matplotlib
+import matplotlib.figure
 import matplotlib.pyplot
 import numpy as np
 import pytest
@@ -294,6 +295,16 @@ def test_a_name_is_no_formula():
     assert ticks(drawn(figure).axes[0].xaxis) == names
     drawn(plotting.heat_map(np.eye(2), names, names, title=names[1], label=names[0], xlabel=names[0]))
     drawn(plotting.grouped_bars({name: [1.0] for name in names}, names[:1], label=names[0], title=names[1]))
+
+
+def test_characters_that_the_font_lacks_are_one_warning(tmp_path):
+    figure = matplotlib.figure.Figure(figsize=(1, 1))
+    figure.text(0, 0, "猫狗鸟")
+    with pytest.warns(UserWarning) as found:
+        plotting.save(figure, tmp_path / "names.png")
+    assert [str(each.message).partition(" of the names")[0] for each in found] == [
+        "names.png: the font of figures lacks 3 characters"
+    ]
 
 
 def test_shades_and_numbers_of_a_heat_map():

@@ -1,6 +1,7 @@
 """Style, layout, tick labels and legend of all figures."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -35,9 +36,23 @@ _LONGEST = 32
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure atomically; the suffix of the path selects the format."""
-    with atomic_write(Path(path)) as draft:
+    """Write a figure atomically; the suffix of the path selects the format.
+
+    Characters that the font lacks are one warning for a figure, not one for each.
+    """
+    with warnings.catch_warnings(record=True) as found, atomic_write(Path(path)) as draft:
+        warnings.simplefilter("always")
         figure.savefig(draft, format=Path(path).suffix.removeprefix(".") or "png")
+    missing = {str(each.message) for each in found if str(each.message).startswith("Glyph ")}
+    if missing:
+        warnings.warn(
+            f"{Path(path).name}: the font of figures lacks {len(missing)} characters of the names, which are drawn as "
+            "boxes; set font.family in a matplotlibrc to a font that has them",
+            stacklevel=2,
+        )
+    for each in found:
+        if str(each.message) not in missing:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
