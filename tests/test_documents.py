@@ -56,6 +56,9 @@ def test_commands_parse(page, tmp_path, monkeypatch):
     for made, like in MADE_BY_RUNS.items():
         (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / made).write_bytes((ROOT / "configs" / like).read_bytes())
+    for block in blocks(page, "yaml"):
+        if named := re.match(r"# (\S+\.yaml)\n", block):  # a file that the page asks for
+            (tmp_path / named[1]).write_text(block)
     for command in commands(page):
         assert parse(shlex.split(command, comments=True)[1:]), command
 
