@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -51,10 +52,27 @@ def describe_data(data: FusionDataModule) -> dict[str, Any]:
 
 
 def data_notes(data: Any) -> list[str]:
-    """Return what a data module has reported about its files and samples, as notes of a report."""
+    """Return what a data module has reported about its files and samples, as notes of a report.
+
+    Reports that differ in counts only, such as those of each domain, are one note with the first one's.
+
+    Example:
+        >>> from types import SimpleNamespace as Named
+        >>> found = ["3 of 9 texts are long", "1 of 2 texts are long", "1.csv is empty", "2.csv is empty"]
+        >>> data_notes(Named(messages=Named(texts=found)))  # doctest: +NORMALIZE_WHITESPACE
+        ['Data: 3 of 9 texts are long (the same in 1 other part of the data).', 'Data: 1.csv is empty.',
+         'Data: 2.csv is empty.']
+    """
     while not hasattr(data, "messages") and hasattr(data, "data"):  # a view
         data = data.data
-    return [f"Data: {text}." for text in data.messages.texts] if hasattr(data, "messages") else []
+    same: dict[str, list[str]] = {}
+    for text in data.messages.texts if hasattr(data, "messages") else ():
+        same.setdefault(re.sub(r"^\d+ of \d+|\d+%", "0", text), []).append(text)
+    notes = []
+    for first, *others in same.values():
+        parts = f"{len(others)} other part{'s' if len(others) > 1 else ''} of the data"
+        notes.append(f"Data: {first}{f' (the same in {parts})' if others else ''}.")
+    return notes
 
 
 def source_of(data: FusionDataModule) -> str:
