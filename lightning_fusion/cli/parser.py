@@ -211,7 +211,7 @@ def _optional(key: str, default: Any, *, _root_: Any) -> Any:
     sections = [each for each in _root_.values() if OmegaConf.is_dict(each)]  # a training command has one
     for root in (_root_, *sections):
         if (value := OmegaConf.select(root, key)) is not None:
-            return canonical_label(value) if isinstance(value, str | float) else value  # of a domain: 0.0 is 0
+            return canonical_label(value) if isinstance(value, str | int | float) else value  # a domain's: 0.0 is "0"
     return default
 
 

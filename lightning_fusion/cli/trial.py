@@ -19,11 +19,12 @@ _END_S = 10.0  # that a training has to end in after its sweep was killed
 
 def end_with_sweep() -> None:
     """End this process when the sweep that started it has ended, killed or not: when standard input is closed."""
+    ident = threading.get_ident()  # of the main thread
 
     def wait() -> None:
         while os.read(0, 1):  # without the lock of sys.stdin, which forked workers close
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(ident, signal.SIGTERM)
         time.sleep(_END_S)
         os._exit(128 + signal.SIGTERM)
 

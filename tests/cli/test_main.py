@@ -243,6 +243,12 @@ class TestOverrides:
         assert config["trainer"]["callbacks"][0]["init_args"]["filename"] == "expert"
 
     @pytest.mark.slow
+    def test_a_domain_that_is_a_number_is_a_name(self, tmp_path):
+        file = write_yaml(tmp_path / "domain.yaml", {"data": {"init_args": {"domain": 0}}})
+        config = parse(["fit", "-c", "experts/sensor_synthetic.yaml", "-c", file])
+        assert look_up(config, "trainer.logger.init_args.name") == "0"
+
+    @pytest.mark.slow
     def test_a_second_file_overrides_key_by_key_and_may_refer_to_the_first(self):
         first, second = (str(TESTS / "conf/composed" / name) for name in ("base.yaml", "more.yaml"))
         config = parse(["fit", "-c", first, "-c", second])

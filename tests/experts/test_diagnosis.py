@@ -186,7 +186,7 @@ class TestFiles:
         assert read["diversity"]["error_correlation"][0][1] is None
         assert read["experts"][0]["accuracy"] == 1
         picture = pictures.imread(tmp_path / "new" / "diagnosis.png")
-        assert min(picture.shape[:2]) > 200
+        assert min(picture.shape[:2]) > 100
         assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["diagnosis.json", "diagnosis.png"]
 
