@@ -23,7 +23,7 @@ def pytest_collection() -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What reads a real data set, and every notebook, is slow without a word of its own."""
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
@@ -31,9 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # notebooks and files with many slow tests first: no core waits at the end
-        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: (item.path.suffix != ".ipynb", -slow[item.path]))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # notebooks and the longest files first: no core waits at the end
+        fast_only = config.getoption("markexpr") == "not slow"
+        tests = Counter(item.path for item in items if (item.get_closest_marker("slow") is None) == fast_only)
+        items.sort(key=lambda item: (item.path.suffix != ".ipynb", -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
