@@ -50,7 +50,8 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _without_lazy_modules() -> None:
     """SpeechBrain leaves modules that fail at every look; hypothesis looks at all that are imported."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "speechbrain"]:
+    loaded = list(sys.modules) if "speechbrain" in sys.modules else []
+    for name in [name for name in loaded if name.partition(".")[0] == "speechbrain"]:
         if any(kind.__name__ == "LazyModule" for kind in type(sys.modules[name]).__mro__):
             del sys.modules[name]
 
