@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
+from lightning_fusion.acorl.fusion import right_answers
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import FusionDataModule
@@ -19,6 +20,8 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
 from lightning_fusion.schedules import Constant
 
+INNER_STEPS: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
+"""Arguments of :class:`~lightning_fusion.ACoRLModule` for projections that keep up with the network."""
 LEAST_R2 = 0.05
 """R2 of the projections below which they find nothing that could be removed."""
 MOST_KEPT = 0.5
@@ -101,8 +104,7 @@ def build_probe(**arguments: Any) -> ACoRLModule:
     Args:
         **arguments: ``network``, ``experts``, ``features`` and others of :class:`~lightning_fusion.ACoRLModule`.
     """
-    watching: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
-    return ACoRLModule(schedule=Constant(0.0), **watching, **arguments)
+    return ACoRLModule(schedule=Constant(0.0), **INNER_STEPS, **arguments)
 
 
 def forecast(
@@ -150,8 +152,7 @@ def _explained(adversary: Adversary, probe: str, part: OutputsSplit) -> dict[str
 
 def _accuracy(outputs: ExpertOutputs, names: Sequence[str], rows: np.ndarray | None = None) -> float:
     """Validation accuracy of the mean of some members."""
-    places = [outputs.names.index(name) for name in names]
-    right = outputs.scattered("val")[:, places].mean(1).argmax(1) == np.asarray(outputs["val"].target)
+    right = right_answers(outputs, "val", names)
     return float((right if rows is None else right[rows]).mean())
 
 

@@ -202,3 +202,23 @@ class CalibratedFusion:
     def __call__(self, scores: Tensor) -> Tensor:
         """(T,) float64 log-odds of (K, T) scores."""
         return torch.from_numpy(self.model.decision_function(scores.T.cpu().numpy()))
+
+
+def right_answers(
+    outputs: ExpertOutputs, split: str, names: Sequence[str], weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return whether the mean probabilities of members are right.
+
+    Args:
+        outputs: Outputs of members.
+        split: Name of a split.
+        names: Names of K of them.
+        weights: (K,) weights of the mean; equal ones by default.
+
+    Returns:
+        (N,) bool.
+    """
+    places = [outputs.names.index(name) for name in names]
+    mean = np.average(outputs.scattered(split)[:, places], axis=1, weights=weights)
+    right: np.ndarray = mean.argmax(1) == np.asarray(outputs[split].target)
+    return right

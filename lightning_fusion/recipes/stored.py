@@ -58,11 +58,13 @@ class StoredOutputs:
         source: Where they come from, for a report.
         outputs: Outputs with the splits of a fuser, by seed.
         notes: How the splits were drawn, by seed.
+        records: What identifies the outputs, by seed, as plain data.
     """
 
     source: str
     outputs: dict[int, ExpertOutputs]
     notes: dict[int, list[str]]
+    records: dict[int, dict[str, Any]]
 
     @classmethod
     def open(
@@ -96,11 +98,12 @@ class StoredOutputs:
             complete, left_out = complete_samples(outputs)
             found[seed], texts = with_fuser_splits(complete, seed, needed)
             notes[seed] = [f"Seed {seed}: {text}." for text in [*left_out, *texts]]
-        for seed, first in _repeated(found).items():
+        records = {seed: _record(outputs) for seed, outputs in found.items()}
+        for seed, first in _repeated(records).items():
             notes[seed].append(
                 f"Seed {seed}: the outputs are those of seed {first}; only the training of fusers differs."
             )
-        return cls(shorten(stores or (predictions.names if predictions else [])), found, notes)
+        return cls(shorten(stores or (predictions.names if predictions else [])), found, notes, records)
 
     @property
     def has_representations(self) -> bool:
@@ -109,7 +112,7 @@ class StoredOutputs:
 
     def record(self, seeds: Sequence[int]) -> dict[int, Any]:
         """Return what identifies the outputs of each seed, as plain data."""
-        return dict.fromkeys(seeds) | {seed: _record(outputs) for seed, outputs in self.outputs.items()}
+        return dict.fromkeys(seeds) | self.records
 
 
 def _record(outputs: ExpertOutputs) -> dict[str, Any]:
@@ -121,9 +124,8 @@ def _record(outputs: ExpertOutputs) -> dict[str, Any]:
     return {**parts, "experts": outputs.experts}
 
 
-def _repeated(outputs: Mapping[int, ExpertOutputs]) -> dict[int, int]:
+def _repeated(records: Mapping[int, dict[str, Any]]) -> dict[int, int]:
     """Return the first seed with the same outputs for each seed that repeats it."""
-    records = {seed: _record(each) for seed, each in outputs.items()}
     first = {seed: next(other for other, known in records.items() if known == own) for seed, own in records.items()}
     return {seed: other for seed, other in first.items() if other != seed}
 

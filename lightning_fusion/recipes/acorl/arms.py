@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
 from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
+from lightning_fusion.acorl.forecast import INNER_STEPS
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
@@ -42,7 +42,7 @@ class Arm:
         how: dict[str, Any] = {"diversity": list(self.diversity)}
         how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
         if not self.joint:
-            how |= {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
+            how |= INNER_STEPS
         return ACoRLModule(experts={"first": first}, **how, **shared)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,13 +84,8 @@ def acorl_forecast(
     check_seeds(seeds)
     if epochs < 1 or shifted_samples < 4:
         raise InputError(f"epochs is {epochs}, shifted_samples {shifted_samples}; expected at least 1 and 4")
-    data, shifted = expert_data(data), None if shifted is None else expert_data(shifted)
-    for each in (data, shifted):
-        if each is not None:
-            each.prepare_data()
-            each.setup("fit")
-    if shifted is not None and data.classes != shifted.classes:
-        raise InputError(f"shifted: its classes are {shorten(shifted.classes)}; those of data {shorten(data.classes)}")
+    data = prepared(data)
+    shifted = None if shifted is None else prepared(shifted, data.classes)
     pool = ExpertPool(experts, data.classes)
     config = describe_data(data) | {"shifted": None if shifted is None else describe_data(shifted)} | recorded
     study = _Forecasts(
@@ -122,10 +117,15 @@ class _Forecasts(Recipe):
     def run_seed(self, run: Run, seed: int) -> None:
         """Train the probe of one seed."""
         one = SeedRun(run, self.data.variant(seed=seed), seed)
-        known = {"classes": one.data.classes, "preprocessing": getattr(one.data, "preprocessing", None)}
         shifted = None if self.shifted is None else self.shifted.variant(seed=seed)
-        how = self.shifted_samples, self.epochs, stage_seed(seed, 2)
-        found = forecast_seed(one, self.experts, self.shared | known, shifted, *how)
+        found = Probe(
+            experts=self.experts,
+            shared=self.shared | module_facts(one.data),
+            shifted=shifted,
+            count=self.shifted_samples,
+            epochs=self.epochs,
+            seed=stage_seed(seed, 2),
+        ).forecast(one)
         self.found.append(found)
         run.report.add(EXPERTS, "accuracy", found.accuracy, seed, "val")
         if shifted is not None:
@@ -151,70 +151,92 @@ class _Forecasts(Recipe):
         }
 
 
-def forecast_seed(
-    one: SeedRun,
-    experts: Mapping[str, Expert],
-    shared: Mapping[str, Any],
-    shifted: FusionDataModule | None,
-    count: int,
-    epochs: int,
-    seed: int,
-) -> Forecast:
-    """Train the probe of a seed unless its forecast is stored, and print whether the reversal is likely to pay.
+def prepared(data: FusionDataModule, classes: Sequence[str] | None = None) -> FusionDataModule:
+    """Return data in the role of an expert's, ready for training.
 
     Args:
-        one: The seed.
+        data: Data module.
+        classes: Classes that data of the shifted kind must have.
+
+    Raises:
+        InputError: If they have others.
+    """
+    data = expert_data(data)
+    data.prepare_data()
+    data.setup("fit")
+    if classes is not None and data.classes != classes:
+        raise InputError(f"shifted: its classes are {shorten(data.classes)}; those of data {shorten(classes)}")
+    return data
+
+
+def module_facts(data: Any) -> dict[str, Any]:
+    """Return the arguments of a module that its data know."""
+    return {"classes": data.classes, "preprocessing": getattr(data, "preprocessing", None)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How the probe of a seed is trained.
+
+    Attributes:
         experts: Frozen experts.
         shared: Arguments of the module, ``network`` and ``optimizer`` among them.
         shifted: Data of the shifted kind.
         count: Number of its validation samples that are used; 0 uses none.
         epochs: Epochs of the probe.
-        seed: Random seed of the probe's training.
+        seed: Random seed of its training.
     """
-    file = one.folder / "forecast.json"
-    if not file.is_file():
-        found = _forecast(one, experts, shared, shifted if count else None, count, epochs, seed)
-        if first_process():
-            write_text(file, json.dumps(asdict(found)))
-    else:
-        found = Forecast(**json.loads(file.read_text()))
-    one.console.print(_said(one.seed, found))
-    return found
+
+    experts: Mapping[str, Expert]
+    shared: Mapping[str, Any]
+    shifted: FusionDataModule | None
+    count: int
+    epochs: int
+    seed: int
+
+    def forecast(self, one: SeedRun) -> Forecast:
+        """Train the probe unless its forecast is stored, and print whether the reversal is likely to pay.
+
+        Args:
+            one: The seed.
+        """
+        file = one.folder / "forecast.json"
+        if not file.is_file():
+            found = self._train(one)
+            if first_process():
+                write_text(file, json.dumps(asdict(found)))
+        else:
+            found = Forecast(**json.loads(file.read_text()))
+        one.console.print(_said(one.seed, found))
+        return found
+
+    def _train(self, one: SeedRun) -> Forecast:
+        made: list[ACoRLModule] = []
+
+        def build() -> ACoRLModule:
+            made.append(build_probe(experts=dict(self.experts), **self.shared))
+            return made[-1]
+
+        (one.folder / f"{PROBE}.ckpt").unlink(missing_ok=True)  # it has no projections
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the experts
+            path = one.train(PROBE, build, one.data, self.seed, self.epochs, f"seed {one.seed}  {PROBE}")
+        members = {**self.experts, PROBE: one.load_expert(path, self.shared["network"])}
+        with seen_by_design():
+            how: dict[str, Any] = {"splits": ("val",), "trainer": one.trainer("forecast", logged=False)}
+            outputs = collect(ExpertPool(members, one.data.classes), one.data, keep_representations=True, **how)
+        adversary = made[0].adversary
+        assert adversary is not None
+        if self.shifted is None or not self.count:
+            return forecast(adversary, PROBE, outputs)
+        moved = one.outputs_of("forecast_shifted", dict(self.experts), self.shifted, ("val",))
+        rows = draw_rows(len(moved["val"].target), self.count, one.seed)
+        other = learned_from(
+            self.shared["network"], self.shifted, torch.from_numpy(rows), self.shared["optimizer"], one.seed
+        )
+        return forecast(adversary, PROBE, outputs, moved, rows, other)
 
 
 def _said(seed: int, found: Forecast) -> str:
     says = "is likely to pay" if found.pays else "is not likely to pay"
     return f"seed {seed}  forecast: the reversal {says}: {'; '.join(found.reasons)}"
-
-
-def _forecast(
-    one: SeedRun,
-    experts: Mapping[str, Expert],
-    shared: Mapping[str, Any],
-    shifted: FusionDataModule | None,
-    count: int,
-    epochs: int,
-    seed: int,
-) -> Forecast:
-    made: list[ACoRLModule] = []
-
-    def build() -> ACoRLModule:
-        made.append(build_probe(experts=dict(experts), **shared))
-        return made[-1]
-
-    (one.folder / f"{PROBE}.ckpt").unlink(missing_ok=True)  # it has no projections
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the experts
-        path = one.train(PROBE, build, one.data, seed, epochs, f"seed {one.seed}  {PROBE}")
-    members = {**experts, PROBE: one.load_expert(path, shared["network"])}
-    with seen_by_design():
-        how: dict[str, Any] = {"splits": ("val",), "trainer": one.trainer("forecast", logged=False)}
-        outputs = collect(ExpertPool(members, one.data.classes), one.data, keep_representations=True, **how)
-    adversary = made[0].adversary
-    assert adversary is not None
-    if shifted is None:
-        return forecast(adversary, PROBE, outputs)
-    moved = one.outputs_of("forecast_shifted", dict(experts), shifted, ("val",))
-    rows = draw_rows(len(moved["val"].target), count, one.seed)
-    other = learned_from(shared["network"], shifted, torch.from_numpy(rows), shared["optimizer"], one.seed)
-    return forecast(adversary, PROBE, outputs, moved, rows, other)

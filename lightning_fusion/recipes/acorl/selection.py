@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lightning_fusion.acorl.fusion import fit_output_weights
+from lightning_fusion.acorl.fusion import fit_output_weights, right_answers
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 
 
@@ -77,13 +77,3 @@ def draw_rows(total: int, count: int, seed: int) -> np.ndarray:
     """
     drawn: np.ndarray = np.random.default_rng(seed).permutation(total)[:count]
     return drawn
-
-
-def right_answers(
-    outputs: ExpertOutputs, split: str, names: Sequence[str], weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Return whether the mean probabilities of members, weighted where weights are given, are right, (N,) bool."""
-    places = [outputs.names.index(name) for name in names]
-    mean = np.average(outputs.scattered(split)[:, places], axis=1, weights=weights)
-    right: np.ndarray = mean.argmax(1) == np.asarray(outputs[split].target)
-    return right

@@ -16,6 +16,7 @@ from torch import nn
 from lightning_fusion import plotting
 from lightning_fusion.acorl.attribution import attribute
 from lightning_fusion.acorl.forecast import Forecast
+from lightning_fusion.acorl.fusion import right_answers
 from lightning_fusion.data.base import SPLITS, FusionDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
@@ -24,8 +25,8 @@ from lightning_fusion.extras import installed
 from lightning_fusion.recipes.acorl import shift_tables as tables
 from lightning_fusion.recipes.acorl.arms import PLAIN, Arm, families, study_arms
 from lightning_fusion.recipes.acorl.classification import spread
-from lightning_fusion.recipes.acorl.forecasts import forecast_seed
-from lightning_fusion.recipes.acorl.selection import criteria, right_answers
+from lightning_fusion.recipes.acorl.forecasts import Probe, module_facts, prepared
+from lightning_fusion.recipes.acorl.selection import criteria
 from lightning_fusion.recipes.acorl.shift_tables import FIRST, SHIFTED, Selected
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
@@ -34,7 +35,6 @@ from lightning_fusion.recipes.seed_run import (
     data_notes,
     describe_arguments,
     describe_data,
-    expert_data,
     source_of,
     stage_seed,
 )
@@ -116,12 +116,8 @@ def acorl_shift(
     known = study_arms(strengths, reweighting, error_diversity, longer)
     if unknown := [name for name in arms or [] if name not in known]:
         raise InputError(f"arms: found {shorten(unknown)}; expected some of {shorten(known, 20)}")
-    data, shifted = expert_data(data), expert_data(shifted)
-    for each in (data, shifted):
-        each.prepare_data()
-        each.setup("fit")
-    if data.classes != shifted.classes:
-        raise InputError(f"shifted: its classes are {shorten(shifted.classes)}; those of data {shorten(data.classes)}")
+    data = prepared(data)
+    shifted = prepared(shifted, data.classes)
     study = _Shift(
         name="acorl_shift",
         main=f"pair, {PLAIN}",
@@ -164,10 +160,15 @@ class _Shift(Recipe):
         shifted = self.shifted.variant(seed=seed)
         members = {FIRST: self._train(one, FIRST, Arm(), None)}
         first = {"first": one.load_expert(members[FIRST], self.network)}
-        known = self._shared(one.data)
-        self.forecasts.append(
-            forecast_seed(one, first, known, shifted, max(self.shifted_samples), self.first_epochs, stage_seed(seed, 2))
+        probe = Probe(
+            experts=first,
+            shared=self._shared(one.data),
+            shifted=shifted,
+            count=max(self.shifted_samples),
+            epochs=self.first_epochs,
+            seed=stage_seed(seed, 2),
         )
+        self.forecasts.append(probe.forecast(one))
         for name, arm in self.arms.items():
             members[name] = self._train(one, name, arm, members[FIRST])
         start = time.perf_counter()
@@ -187,8 +188,7 @@ class _Shift(Recipe):
 
     def _shared(self, data: Any) -> dict[str, Any]:
         """Arguments of all modules."""
-        known = {"classes": data.classes, "preprocessing": getattr(data, "preprocessing", None)}
-        return {"network": self.network, **known, **self.arguments}
+        return {"network": self.network, **module_facts(data), **self.arguments}
 
     def _train(self, one: SeedRun, name: str, arm: Arm, first: Path | None) -> Path:
         """Train a member, and return its checkpoint; second members share initial weights and the order of data."""
