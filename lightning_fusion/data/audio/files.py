@@ -253,7 +253,8 @@ class AudioFiles:
         self._from_start = np.zeros(len(paths), bool)
         self._resamplers: dict[int, Any] = {}
         found = enumerate(_for_each(self._look, len(paths), "Looking at audio"))
-        if problems := {number: problem for number, problem in found if problem}:
+        # Once more, without threads: libsndfile has one error number for all of them (its issue 610).
+        if problems := {number: problem for number, failed in found if failed and (problem := self._look(number))}:
             raise UnreadableAudioError(
                 f"{len(problems)} audio file(s) cannot be read: {shorten(problems.values(), 3)}; repair or remove them",
                 problems,
@@ -381,6 +382,8 @@ class AudioFiles:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if getattr(error, "code", None) == 0:  # libsndfile's error number was reset by another thread
+        return "no reason is known"
     return str(error).rpartition(": ")[2].rstrip(".").lower()
 
 
