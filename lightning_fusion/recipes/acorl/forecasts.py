@@ -28,7 +28,6 @@ from lightning_fusion.recipes.seed_run import (
     data_notes,
     describe_arguments,
     describe_data,
-    expert_data,
     source_of,
     stage_seed,
 )
@@ -152,7 +151,7 @@ class _Forecasts(Recipe):
 
 
 def prepared(data: FusionDataModule, classes: Sequence[str] | None = None) -> FusionDataModule:
-    """Return data in the role of an expert's, ready for training.
+    """Return data in the role of an expert's, of the domain that they select if any, ready for training.
 
     Args:
         data: Data module.
@@ -161,7 +160,7 @@ def prepared(data: FusionDataModule, classes: Sequence[str] | None = None) -> Fu
     Raises:
         InputError: If they have others.
     """
-    data = expert_data(data)
+    data = data.variant(role="expert") if data.has_roles else data
     data.prepare_data()
     data.setup("fit")
     if classes is not None and data.classes != classes:

@@ -28,6 +28,7 @@ from lightning_fusion.recipes.acorl.classification import spread
 from lightning_fusion.recipes.acorl.forecasts import Probe, module_facts, prepared
 from lightning_fusion.recipes.acorl.selection import criteria
 from lightning_fusion.recipes.acorl.shift_tables import FIRST, SHIFTED, Selected
+from lightning_fusion.recipes.acorl.uncertainty import uncertainty
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
@@ -70,13 +71,14 @@ def acorl_shift(
     steps, at each strength, alone and with reweighting; at the first one also with error diversity, and jointly as the
     paper is summarized.
     Members and pairs, the mean of the probabilities of both members, are evaluated on the test split of ``data`` and on
-    that of ``shifted``. Before the second members are trained, a forecast says whether the reversal is likely to pay
+    that of ``shifted``, with the calibration error of each pair and how well it tells shifted samples from others.
+    Before the second members are trained, a forecast says whether the reversal is likely to pay
     (:mod:`lightning_fusion.acorl.forecast`); the report compares it with the result.
 
     Args:
         data: The data of the training.
         shifted: Data of the same classes whose validation and test splits are of the shifted kind, such as the same
-            images with another agreement of the shortcut; nothing is trained on them.
+            images with another agreement of the shortcut, or another ``domain``; nothing is trained on them.
         network: Factory of a member's network, called with the number of classes.
         features: Submodule of the network whose output is the representation.
         output: Folder of the run.
@@ -182,6 +184,9 @@ class _Shift(Recipe):
             for name in self.arms:
                 for method, who in ((f"member, {name}", [name]), (f"pair, {name}", [FIRST, name])):
                     run.report.add(method, metric, float(right_answers(outputs, "test", who).mean()), seed)
+        for name in self.arms:
+            for metric, value in uncertainty(outputs_by["accuracy"], outputs_by[SHIFTED], [FIRST, name]).items():
+                run.report.add(f"pair, {name}", metric, value, seed)
         self._select(outputs_by["accuracy"], outputs_by[SHIFTED], seed)
         self._look(one, experts, shifted)
         run.report.took("predicting", start)

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_fusion.acorl.forecast import Forecast
 from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.acorl.arms import PLAIN, Arm
+from lightning_fusion.recipes.acorl.uncertainty import METRICS
 from lightning_fusion.recipes.report import Gain, Report, paired_gain
 
 FIRST, SHIFTED, REWEIGHTING = "first member", "shifted accuracy", "error reweighting"
@@ -61,6 +62,11 @@ def shift_text(
     return [
         *text,
         "",
+        "Pairs: calibration error (15 bins), and AUROC of telling shifted test samples from those as trained, by the "
+        "disagreement of both members and by the entropy of their mean:",
+        "",
+        *_uncertain(report, arms),
+        "",
         "The arm of each seed whose pair is best by a criterion on validation samples. Its pair on test: the mean of "
         "both members, and their mean with weights that are fitted on the same samples.",
         "",
@@ -79,12 +85,16 @@ def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN)
 
 
 def power(report: Report, arms: Mapping[str, Arm]) -> list[str]:
-    """Say how small a gain the study can see."""
-    found = [gain(report, "pair", name, SHIFTED).interval for name in arms if name != PLAIN]
-    widths = [(interval[1] - interval[0]) / 2 for interval in found if interval is not None]
-    if not widths:
-        return ["One seed has no interval: set seeds."]
-    return [f"A gain of a pair on shifted samples is seen from about {100 * float(np.median(widths)):.1f} points."]
+    """Say how small a gain the study can see: the median half width of the intervals of all arms."""
+    seen = []
+    for metric, samples in (("accuracy", "as trained"), (SHIFTED, "on shifted samples")):
+        for who in ("member", "pair"):
+            found = [gain(report, who, name, metric).interval for name in arms if name != PLAIN]
+            widths = [(interval[1] - interval[0]) / 2 for interval in found if interval is not None]
+            if not widths:
+                return ["One seed has no interval: set seeds."]
+            seen.append(f"{100 * float(np.median(widths)):.1f} of a {who} {samples}")
+    return [f"A gain is seen from about this many points: {', '.join(seen)}."]
 
 
 def paid(found: Gain) -> bool:
@@ -103,6 +113,18 @@ def _gains(report: Report, arms: Mapping[str, Arm]) -> list[str]:
         rows.append(cells)
     columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in ("member", "pair")]
     return markdown_table(["second member", *columns], rows)
+
+
+def _uncertain(report: Report, arms: Mapping[str, Arm]) -> list[str]:
+    rows = []
+    for name in arms:
+        cells = [name]
+        for metric in METRICS:
+            found = f"{np.mean(report.values(f'pair, {name}', metric)):.3f}"
+            more = "" if name == PLAIN else f" ({gain(report, 'pair', name, metric).points()})"
+            cells.append(found + more)
+        rows.append(cells)
+    return markdown_table(["second member", *METRICS], rows)
 
 
 def _against(report: Report, name: str, other: str) -> str:
