@@ -22,12 +22,12 @@ from lightning_fusion.schedules import Constant
 
 INNER_STEPS: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
 """Arguments of :class:`~lightning_fusion.ACoRLModule` for projections that keep up with the network."""
-LEAST_R2 = 0.05
-"""R2 of the projections below which they find nothing that could be removed."""
+LEAST_R2 = 0.35
+"""R2 of the projections below which they find too little that could be removed."""
 MOST_KEPT = 0.5
 """Fraction of their accuracy above chance that experts which live on a broken cue keep at most on shifted samples."""
 LEAST_OTHER = 0.1
-"""Accuracy above chance that other cues must give to a network trained on few shifted samples."""
+"""Accuracy that other cues must give to a network trained on few shifted samples, above that of the experts on them."""
 _LEAST = 4  # samples: two in each half, for batch norm
 _STEPS = 100  # of that network, on all of its samples
 
@@ -37,7 +37,8 @@ class Forecast:
     """What a briefly trained network and the experts tell about the reversal.
 
     ACoRL pays where three conditions hold together: the experts live on a cue that breaks, the projections predict from
-    a new network what the experts know beyond the class, and another cue is nearly as easy to learn.
+    a new network what the experts know beyond the class, and another cue, which the experts do not use, is nearly as
+    easy to learn.
 
     Attributes:
         r2: Fraction of the variance of the experts' residuals that the projections predict on validation samples, of
@@ -50,10 +51,10 @@ class Forecast:
         samples: Number of shifted samples.
 
     Example:
-        >>> Forecast(r2=0.3, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).pays
+        >>> Forecast(r2=0.5, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).pays
         True
         >>> print(*Forecast(r2=0.0, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).reasons, sep="; ")
-        the projections explain 0% of what the experts know beyond the class: there is nothing to remove; ...
+        the projections explain 0% of what the experts know beyond the class: there is too little to remove; ...
     """
 
     r2: float
@@ -72,7 +73,7 @@ class Forecast:
     def reasons(self) -> list[str]:
         """A sentence for each condition, and for each that cannot be seen."""
         holds = self._conditions()
-        removable = "there is something to remove" if holds["r2"] else "there is nothing to remove"
+        removable = "there is something to remove" if holds["r2"] else "there is too little to remove"
         found = [
             f"the projections explain {max(self.r2, 0):.0%} of what the experts know beyond the class: {removable}"
         ]
@@ -80,9 +81,11 @@ class Forecast:
             lives = "they live on a cue that breaks" if holds["shifted"] else "they do not live on a cue that breaks"
             found.append(f"experts {self.accuracy:.2f} as trained, {self.shifted:.2f} shifted: {lives}")
         if "other" in holds:
-            easy = "another cue is at hand" if holds["other"] else "no other cue is easy to learn"
+            easy = "a cue that they lack is at hand" if holds["other"] else "no cue that they lack is easy to learn"
             few = f"a network trained on {self.samples // 2} shifted samples"
-            found.append(f"{few} {self.other:.2f} on others, chance {self.chance:.2f}: {easy}")
+            found.append(
+                f"{few} {self.other:.2f} on others, the experts {self.shifted:.2f}, chance {self.chance:.2f}: {easy}"
+            )
         if len(holds) < 3:
             found.append("without shifted samples nothing is known of the experts' cue, or of others")
         return found
@@ -92,7 +95,7 @@ class Forecast:
         if not math.isnan(self.shifted):
             conditions["shifted"] = self.shifted - self.chance <= MOST_KEPT * (self.accuracy - self.chance)
         if not math.isnan(self.other):
-            conditions["other"] = self.other - self.chance >= LEAST_OTHER
+            conditions["other"] = self.other - max(self.chance, self.shifted) >= LEAST_OTHER
         return conditions
 
 

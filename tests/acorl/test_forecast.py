@@ -15,17 +15,21 @@ ROWS = {"train": 48, "val": 24, "test": 3}
 
 
 def made_forecast(**changed) -> Forecast:
-    given = {"r2": 0.3, "accuracy": 0.9, "shifted": 0.1, "other": 0.4, "chance": 0.1, "samples": 100}
+    given = {"r2": 0.5, "accuracy": 0.9, "shifted": 0.1, "other": 0.4, "chance": 0.1, "samples": 100}
     return Forecast(**given | changed)
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"r2": 0.01}, "explain 1% of what the experts know beyond the class: there is nothing to remove"),
-        ({"r2": -0.4}, "explain 0% of what the experts know beyond the class: there is nothing to remove"),
+        ({"r2": 0.3}, "explain 30% of what the experts know beyond the class: there is too little to remove"),
+        ({"r2": -0.4}, "explain 0% of what the experts know beyond the class: there is too little to remove"),
         ({"shifted": 0.55}, "experts 0.90 as trained, 0.55 shifted: they do not live on a cue that breaks"),
-        ({"other": 0.15}, "trained on 50 shifted samples 0.15 on others, chance 0.10: no other cue is easy to learn"),
+        (
+            {"other": 0.15},
+            "samples 0.15 on others, the experts 0.10, chance 0.10: no cue that they lack is easy to learn",
+        ),
+        ({"shifted": 0.35}, "samples 0.40 on others, the experts 0.35, chance 0.10: no cue that they lack is easy"),
     ],
 )
 def test_each_condition_can_fail_alone(changed, says):

@@ -21,10 +21,11 @@ from lightning_fusion.files import digest
 from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.acorl.chains import COMPLEMENTARY, PLAIN, ChainRun, Plan
 from lightning_fusion.recipes.acorl.classification import ClassificationChains
+from lightning_fusion.recipes.acorl.forecasts import prepared
 from lightning_fusion.recipes.acorl.verification import SpeakerChains
 from lightning_fusion.recipes.report import Figures, Report, paired_gain
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, quiet_lightning, run_recipe
-from lightning_fusion.recipes.seed_run import data_notes, describe_arguments, describe_data, expert_data
+from lightning_fusion.recipes.seed_run import data_notes, describe_arguments, describe_data
 from lightning_fusion.recipes.trainers import Trainers
 from lightning_fusion.schedules import DANNRamp, Schedule
 
@@ -107,9 +108,7 @@ def acorl(
     tried = [strength for strength in dict.fromkeys(strengths) if strength != 0]
     if not tried or any(not 0 < strength < float("inf") for strength in tried):
         raise InputError(f"strengths: found {strengths}; expected numbers >= 0, one above 0 at least")
-    data = expert_data(data)
-    data.prepare_data()
-    data.setup("fit")  # once: all seeds share the data in memory
+    data = prepared(data)  # once: all seeds share the data in memory
     arguments: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "features": features}
     own: dict[str, Any] = {"label_smoothing": label_smoothing, "mixup": mixup, "attribution_rows": attribution_rows}
     kind: type[ChainRun]
