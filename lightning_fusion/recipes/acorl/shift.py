@@ -26,7 +26,7 @@ from lightning_fusion.recipes.acorl import shift_tables as tables
 from lightning_fusion.recipes.acorl.arms import PLAIN, Arm, families, study_arms
 from lightning_fusion.recipes.acorl.classification import spread
 from lightning_fusion.recipes.acorl.forecasts import Probe, module_facts, prepared
-from lightning_fusion.recipes.acorl.selection import criteria
+from lightning_fusion.recipes.acorl.selection import Criterion, criteria
 from lightning_fusion.recipes.acorl.shift_tables import FIRST, SHIFTED, Selected
 from lightning_fusion.recipes.acorl.uncertainty import uncertainty
 from lightning_fusion.recipes.report import Figures, Report
@@ -70,10 +70,11 @@ def acorl_shift(
     error reweighting, with error diversity, and with the reversal of :class:`~lightning_fusion.ACoRLModule`, with inner
     steps, at each strength, alone and with reweighting; at the first one also with error diversity, and jointly as the
     paper is summarized.
-    Members and pairs, the mean of the probabilities of both members, are evaluated on the test split of ``data`` and on
-    that of ``shifted``, with the calibration error of each pair and how well it tells shifted samples from others.
-    Before the second members are trained, a forecast says whether the reversal is likely to pay
-    (:mod:`lightning_fusion.acorl.forecast`); the report compares it with the result.
+    Members and pairs, the mean of the probabilities of both members, equal or with weights that are fitted on the
+    validation split of ``data``, are evaluated on the test split of ``data`` and on that of ``shifted``, with the
+    calibration error of each pair and how well it tells shifted samples from others. Before the second members are
+    trained, a forecast says whether the reversal is likely to pay (:mod:`lightning_fusion.acorl.forecast`); the report
+    compares it with the result.
 
     Args:
         data: The data of the training.
@@ -179,11 +180,18 @@ class _Shift(Recipe):
             "accuracy": one.outputs_of("as_trained", experts, one.data, ("val", "test")),
             SHIFTED: one.outputs_of("shifted", experts, shifted, ("val", "test")),
         }
+        validation = Criterion(outputs_by["accuracy"], np.arange(len(outputs_by["accuracy"]["val"].target)))
+        weights = {name: validation.weights([FIRST, name]) for name in self.arms}
         for metric, outputs in outputs_by.items():
             run.report.add(FIRST, metric, float(right_answers(outputs, "test", [FIRST]).mean()), seed)
             for name in self.arms:
-                for method, who in ((f"member, {name}", [name]), (f"pair, {name}", [FIRST, name])):
-                    run.report.add(method, metric, float(right_answers(outputs, "test", who).mean()), seed)
+                pair = [FIRST, name]
+                for who, right in (
+                    ("member", right_answers(outputs, "test", [name])),
+                    ("pair", right_answers(outputs, "test", pair)),
+                    ("weighted pair", right_answers(outputs, "test", pair, weights[name])),
+                ):
+                    run.report.add(f"{who}, {name}", metric, float(right.mean()), seed)
         for name in self.arms:
             for metric, value in uncertainty(outputs_by["accuracy"], outputs_by[SHIFTED], [FIRST, name]).items():
                 run.report.add(f"pair, {name}", metric, value, seed)

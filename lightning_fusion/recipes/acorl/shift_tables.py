@@ -13,6 +13,8 @@ from lightning_fusion.recipes.acorl.uncertainty import METRICS
 from lightning_fusion.recipes.report import Gain, Report, paired_gain
 
 FIRST, SHIFTED, REWEIGHTING = "first member", "shifted accuracy", "error reweighting"
+WHO = ("member", "pair", "weighted pair")
+"""A second member, its mean with the first one, and their mean with weights fitted on validation as trained."""
 LEAST_GAIN = 0.02
 """Gain of a member on shifted samples from which the reversal is said to have paid, if its interval is above 0."""
 
@@ -52,7 +54,8 @@ def shift_text(
     both = [name for name, arm in arms.items() if arm.strength and name.endswith(f"+ {REWEIGHTING}")]
     reversals = [name for name, arm in arms.items() if arm.strength and not arm.joint and not arm.diversity]
     text = [
-        "Gain over the plain second member, in points, paired by seed, with 95 % interval:",
+        "Gain over the plain second member, in points, paired by seed, with 95 % interval; weights of weighted pairs "
+        "are fitted on the validation split as trained:",
         "",
         *_gains(report, arms),
         "",
@@ -79,7 +82,7 @@ def shift_text(
 
 
 def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN) -> Gain:
-    """Return the paired gain of an arm's ``member`` or ``pair`` over that of another arm."""
+    """Return the paired gain of an arm's ``member``, ``pair`` or ``weighted pair`` over that of another arm."""
     own, other = (report.values(f"{who}, {each}", metric) for each in (name, against))
     return paired_gain(own, other)
 
@@ -88,7 +91,7 @@ def power(report: Report, arms: Mapping[str, Arm]) -> list[str]:
     """Say how small a gain the study can see: the median half width of the intervals of all arms."""
     seen = []
     for metric, samples in (("accuracy", "as trained"), (SHIFTED, "on shifted samples")):
-        for who in ("member", "pair"):
+        for who in WHO:
             found = [gain(report, who, name, metric).interval for name in arms if name != PLAIN]
             widths = [(interval[1] - interval[0]) / 2 for interval in found if interval is not None]
             if not widths:
@@ -107,11 +110,11 @@ def _gains(report: Report, arms: Mapping[str, Arm]) -> list[str]:
     for name in arms:
         cells = [name]
         for metric in ("accuracy", SHIFTED):
-            for who in ("member", "pair"):
+            for who in WHO:
                 more = "" if name == PLAIN else f" ({gain(report, who, name, metric).points()})"
                 cells.append(f"{np.mean(report.values(f'{who}, {name}', metric)):.3f}{more}")
         rows.append(cells)
-    columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in ("member", "pair")]
+    columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in WHO]
     return markdown_table(["second member", *columns], rows)
 
 
@@ -128,7 +131,7 @@ def _uncertain(report: Report, arms: Mapping[str, Arm]) -> list[str]:
 
 
 def _against(report: Report, name: str, other: str) -> str:
-    parts = [f"{who} {gain(report, who, name, SHIFTED, other).points()}" for who in ("member", "pair")]
+    parts = [f"{who} {gain(report, who, name, SHIFTED, other).points()}" for who in WHO]
     trained = gain(report, "member", name, "accuracy", other).points()
     return f"{', '.join(parts)} shifted; member {trained} as trained"
 

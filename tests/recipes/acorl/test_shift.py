@@ -40,7 +40,7 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     run(tmp_path, arms=ARMS)
     found = results(tmp_path)
     arms = {"plain", *ARMS}
-    methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair") for arm in arms}
+    methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair", "weighted pair") for arm in arms}
     for metric in ("accuracy", "shifted accuracy"):
         rows = [row for row in found["rows"] if row["metric"] == metric]
         assert {row["method"] for row in rows} == methods and len(rows) == 2 * len(methods)
