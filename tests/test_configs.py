@@ -109,6 +109,7 @@ def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
     for each in names:
         override = merged(override, small(read(each)))
     override["trainer"] = trainer
+    names += ["runs/sources/pool.yaml"] if name == "hat/registry.yaml" else []  # of the prepared registry
     return [part for each in [*names, write_yaml(Path("override.yaml"), override)] for part in ("-c", each)]
 
 

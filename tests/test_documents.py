@@ -15,6 +15,8 @@ PAGES = {
 }
 MADE_BY_RUNS = {
     "runs/mine/seed_0/pool.yaml": "experts/text_synthetic_pool.yaml",
+    "runs/sources/pool.yaml": "experts/digits_pool.yaml",
+    "runs/sources/data.yaml": "experts/digits_pool.yaml",
     "pool.yaml": "experts/folders_pool.yaml",
     "runs/intent_models/recipe.yaml": "recipes/foe_multiple_choice.yaml",
 }

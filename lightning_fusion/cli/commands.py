@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,6 +13,7 @@ from lightning import LightningDataModule, Trainer
 from lightning_fusion import export as exporting
 from lightning_fusion.cli.checks import warn_untrained
 from lightning_fusion.cli.help import COMMANDS, OF_RUN, recipes
+from lightning_fusion.cli.imports import import_modules
 from lightning_fusion.cli.parser import FusionArgumentParser, join_words, parse
 from lightning_fusion.data.base import SPLITS
 from lightning_fusion.errors import InputError, shorten, suggestion
@@ -156,7 +156,7 @@ def export_run(
     Returns:
         The manifest.
     """
-    _import(imports)
+    import_modules(imports)
     finished, chosen, number, module = serving.load_run(run, method, seed, target)
     print(f"{chosen} (models of seed {number})")
     try:
@@ -201,17 +201,8 @@ def predict(
     Returns:
         Path of the CSV file.
     """
-    _import(imports)
+    import_modules(imports)
     return serving.predict(run, input, method, output, seed, target, trials, trainer, data)
-
-
-def _import(names: Sequence[str] | None) -> None:
-    """Import modules that define the user's own classes."""
-    for name in names or []:
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise InputError(f"imports: {name} cannot be imported ({error})") from error
 
 
 def run(command: str, args: list[str]) -> Any:

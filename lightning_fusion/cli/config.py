@@ -211,7 +211,10 @@ def config_files(args: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 
 
 def with_found_configs(
-    args: Sequence[str], check: Callable[[str, dict[str, Any]], None], training: bool = False
+    args: Sequence[str],
+    check: Callable[[str, dict[str, Any]], None],
+    training: bool = False,
+    command: str = "",
 ) -> list[str]:
     """Replace names of configuration files in command-line arguments by their paths, or those of adapted copies.
 
@@ -219,6 +222,7 @@ def with_found_configs(
         args: Arguments.
         check: Function of the path and the content of each file, which raises InputError for a wrong one.
         training: Whether they are arguments of a training command.
+        command: Name of the command.
 
     Raises:
         InputError: If a file does not exist, or cannot be read.
@@ -233,7 +237,7 @@ def with_found_configs(
     for position, size, name in reversed(files):
         found = find_config(name)
         content = read_config(found)
-        path = adapted(found, content, training and has_model)
+        path = adapted(found, content, training and has_model, command)
         check(path, content if path == found else read_config(path))
         result[position : position + size] = ["--config", path]
     return result

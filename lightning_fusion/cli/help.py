@@ -36,6 +36,8 @@ COMMANDS = {
     "diagnose": "lightning_fusion.cli.commands.diagnose",
     "export": "lightning_fusion.cli.commands.export",
     f"export{OF_RUN}": "lightning_fusion.cli.commands.export_run",
+    "publish": "lightning_fusion.cli.registry.publish",
+    "select": "lightning_fusion.cli.registry.select",
     "sweep": "lightning_fusion.cli.sweep.sweep",
 }
 """Other commands, with the import paths of their functions; recipes are functions as well."""

@@ -167,7 +167,7 @@ def _dispatch(args: list[str]) -> Any:
         else:
             rest[command == "recipe" : command == "recipe"] = ["--config", path]
     shown = f"recipe {rest[0]}" if command == "recipe" else command
-    rest = with_found_configs(rest, partial(check_kind, shown), command in TRAINING)
+    rest = with_found_configs(rest, partial(check_kind, shown), command in TRAINING, command)
 
     from jsonargparse import set_parsing_settings
 

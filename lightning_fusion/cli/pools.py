@@ -13,32 +13,43 @@ import yaml
 
 _PATHS = ("checkpoint", "path", "model", "tokenizer")  # arguments of experts that name files
 _COLLECT = {"data", "output", "splits"}
+_FIT = {"seed_everything", "trainer", "model", "data"}
+DATA_COMMANDS = ("publish", "select")
+"""Commands that take the data of a configuration of ``fit``."""
 
 
-def adapted(path: str, content: dict[str, Any], training: bool) -> str:
+def adapted(path: str, content: dict[str, Any], training: bool, command: str = "") -> str:
     """Return the path of a configuration file, or of a copy with what it means for a command.
 
     A relative path of an expert names a file beside the configuration file, if there is one, else one in the working
     folder. A training command takes the experts of a file with experts alone for those of its model, and the data of a
-    file for ``collect`` for its data.
+    file for ``collect`` for its data. A command with data alone takes those of a file for ``fit``.
 
     Args:
         path: Path of the file.
         content: Its content.
         training: Whether the file is given to a training command, beside another one with the model.
+        command: Name of the command.
     """
     changed = copy.deepcopy(content)
     for experts in _experts(changed):
         _resolve(experts, Path(path).parent)
     if training and set(changed) == {"experts"}:
         changed = {"model": {"init_args": changed}}
-    elif training and "data" in changed and "output" in changed and set(changed) <= _COLLECT:
+    elif _has_data_for(command, training, set(changed)):
         changed = {"data": changed["data"]}
     if changed == content:
         return path
     copied = Path(tempfile.mkdtemp(dir=_folder()), Path(path).name)
     copied.write_text(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return str(copied)
+
+
+def _has_data_for(command: str, training: bool, keys: set[str]) -> bool:
+    """Whether a file of another command has the data of this one."""
+    if training:
+        return {"data", "output"} <= keys <= _COLLECT
+    return command in DATA_COMMANDS and {"data", "model"} <= keys <= _FIT
 
 
 @cache

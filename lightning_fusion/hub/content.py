@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_fusion.described import imported_class
 from lightning_fusion.errors import InputError, NotImportedError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import POOL, ExpertPool
+from lightning_fusion.experts.stored import describe_expert
 from lightning_fusion.experts.weights import CARD_KEY
 from lightning_fusion.files import digest, sealed
 from lightning_fusion.foe.module import FoEFuserModule
@@ -133,33 +134,8 @@ def model_of(content: Content, kind: type, where: str, **arguments: Any) -> Any:
 
 
 def _of_expert(expert: Expert, name: str) -> Content:
-    if type(expert) is not Expert or not isinstance(expert.network, nn.Module):
-        what = "a plain callable" if not isinstance(expert.network, nn.Module) else f"a {type(expert).__name__}"
-        raise InputError(
-            f"experts: {name} is {what}, which is not described here; share it with its own library, and the rest "
-            "of the model with with_experts=False"
-        )
-    if expert.preprocess is not None:
-        raise InputError(
-            f"experts: preprocess of {name} is no plain data; move it into the network, or set with_experts=False"
-        )
-    order = expert._columns or list(range(len(expert.classes)))
-    names = [""] * len(order)
-    for label, column in zip(expert.classes, order, strict=True):
-        names[column] = label
-    card = {
-        "classes": names,
-        "features": expert.features,
-        "domains": expert.domains,
-        "preprocessing": expert.preprocessing,
-        "new_samples": expert.new_sample_facts,
-        "network": expert.spec,
-    }
-    names_of_arguments = ("classes", "output", "cost", "raw_input", "version")
-    arguments = {argument: getattr(expert, argument) for argument in names_of_arguments}
-    network = getattr(expert.network, "_orig_mod", expert.network)
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    return _content("expert", {"card": card, "arguments": arguments}, tensors)
+    parts = describe_expert(expert, name)
+    return _content("expert", {"card": parts.card, "arguments": parts.arguments}, parts.tensors)
 
 
 def _of_module(module: ExpertModule) -> Content:

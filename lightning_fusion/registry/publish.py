@@ -16,6 +16,7 @@ from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.names import as_labels, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.stored import network_classes
 from lightning_fusion.experts.weights import build_network
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import describe_factory, is_plain
@@ -57,6 +58,7 @@ def describe_source(
     spec, way = as_json(spec) or {}, as_json(expert.preprocessing or getattr(data, "preprocessing", None))
     vector = statistics_of(data, statistics)
     metadata = {key: getattr(expert, key) for key in EXPERT_METADATA}
+    metadata["classes"] = network_classes(expert)
     metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
     where = f"the description of {name}"
     rebuilt = restore_expert(spec, given.state_dict(), where, **metadata)
@@ -67,6 +69,8 @@ def describe_source(
             f"{original.fingerprint})"
         )
     means, counts, first = _class_means(expert, data, name)
+    order = [expert.classes.index(label) for label in metadata["classes"]]
+    means, counts = means[order], counts[order]
     late = _after_features(rebuilt, first)
     state = given.state_dict()
     parts = {

@@ -61,6 +61,13 @@ TWO_BATCHES: dict[str, Any] = {
 CIFAR = {"root": "data/cifar100", "classes_per_domain": 3}
 
 
+def publish_expert(name: str) -> None:
+    """Publish an expert of configs/experts/sensor_synthetic.yaml in the registry of the working folder."""
+    kept = f"--checkpoint=runs/sensor_synthetic/experts/{name}.ckpt"
+    domain = f"--data.init_args.domain={name}"
+    main(["publish", "-c", "experts/sensor_synthetic.yaml", domain, kept, "--registry=runs/registry"])
+
+
 # recipe of the files that are not called after theirs
 RECIPE_OF = {
     "recipes/acorl_forecast_digits.yaml": "acorl_forecast",
@@ -174,6 +181,8 @@ def _prepare(folder: Path) -> None:
             train_expert(number)
         for name in SENSORS:
             train_expert(name, of="sensor_synthetic")
+            publish_expert(name)
+        main(["select", "-c", "hat/registry.yaml", "--registry=runs/registry", "--output=runs/sources"])
         for name in EXPERTS:
             train_expert(name, of="text_synthetic")
         speaker = write_yaml(Path("small/speaker.yaml"), small(read("experts/speaker.yaml")) | {"trainer": TWO_BATCHES})

@@ -1,0 +1,112 @@
+"""Commands of a registry of experts, as typed functions with the options as arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import rich
+from torch import nn
+
+from lightning_fusion.cli.imports import import_modules
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.hat.ranking import Selection
+from lightning_fusion.hat.selection import select_sources
+from lightning_fusion.hat.stored import DATA, POOL, check_free, save_selection
+from lightning_fusion.registry.card import Card
+from lightning_fusion.registry.registry import ExpertRegistry
+
+
+def publish(
+    registry: str,
+    checkpoint: str,
+    data: FusionDataModule,
+    name: str | None = None,
+    network: Callable[[int], nn.Module] | None = None,
+    features: str | None = None,
+    classes: list[str] | None = None,
+    output: Literal["logits", "probabilities"] | None = None,
+    cost: float = 1.0,
+    overwrite: bool = False,
+) -> Card:
+    """Publish an expert in a registry: its weights, class means, and light statistics of its data.
+
+    Args:
+        registry: Address of the registry: a folder, or an address of fsspec such as s3://bucket/experts.
+        checkpoint: Checkpoint of the expert.
+        data: Data module that it was trained on; of a configuration of 'fit' its data are read.
+        name: Name of the source; the checkpoint's name where null.
+        network: Class of the network, where the checkpoint does not record it.
+        features: Submodule whose output is the representation, where the checkpoint does not record it.
+        classes: Names of the classes in the order of the outputs, where the checkpoint does not record them.
+        output: What the network returns; logits where null.
+        cost: Cost of a query.
+        overwrite: Replace a source of this name.
+
+    Returns:
+        The card of the source.
+    """
+    expert = Expert(network, checkpoint, classes, output, features, cost=cost)
+    where, name = ExpertRegistry(registry), name or Path(checkpoint).stem
+    card = where.publish(expert, data, name, overwrite=overwrite, network=network)
+    sent = sum(each.num_bytes for each in where.ledger if each.direction == "up")
+    print(f"published {card.name} in {where.address}: {len(card.classes)} classes, {sent:,} bytes written")
+    return card
+
+
+def select(
+    registry: str,
+    data: FusionDataModule,
+    output: str,
+    num_sources: int = 5,
+    keep_fraction: float = 0.5,
+    encoder_first: bool = False,
+    similarity: Literal["cosine", "euclid", "jaccard"] = "cosine",
+    rank_by: Literal["product", "centroid", "accuracy", "statistics", "random"] = "product",
+    exclude: list[str] | None = None,
+    seed: int = 0,
+    max_source_gb: float = 4.0,
+    imports: list[str] | None = None,
+    overwrite: bool = False,
+) -> Selection:
+    """Select the sources of a registry for a target domain, and write them with a pool.yaml that 'fit' reads.
+
+    Args:
+        registry: Address of the registry: a folder, http(s)://, or an address of fsspec such as s3://bucket/experts.
+        data: Data module of the target, with labeled samples; of a configuration of 'fit' its data are read.
+        output: Folder for pool.yaml, checkpoints of the sources, the table of all sources and the ledger of bytes.
+        num_sources: Number of sources to select.
+        keep_fraction: Fraction of the eligible sources whose models are read and evaluated.
+        encoder_first: Read encoders and class means first, and heads of the selected sources only.
+        similarity: Similarity of the statistics.
+        rank_by: Criterion of the rank; product is that of all.
+        exclude: Names of sources to exclude.
+        seed: Seed of rank_by random.
+        max_source_gb: Maximum size of the weights of a source.
+        imports: Modules to import, which define networks of sources.
+        overwrite: Replace an earlier selection.
+
+    Returns:
+        The selection.
+    """
+    import_modules(imports)
+    folder = Path(output)
+    check_free(folder, overwrite)
+    found = select_sources(
+        ExpertRegistry(registry, max_source_gb=max_source_gb),
+        data,
+        keep_fraction,
+        num_sources,
+        encoder_first,
+        similarity,
+        rank_by,
+        exclude or (),
+        seed=seed,
+    )
+    files = save_selection(found, data, folder)
+    rich.print(found)
+    print(f"wrote {', '.join(files)} and {len(found.experts)} checkpoint(s) to {folder}")
+    print(f"train a student with them: lightning-fusion fit -c FILE -c {folder / POOL}")
+    if DATA in files:
+        print(f"give its data the normalization of the best source: -c {folder / DATA} after these")
+    return found

@@ -1,0 +1,117 @@
+"""A registry from the command line: published, selected over http, and read again as a pool."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from helpers.command_line import refused, write_yaml
+from helpers.registry_sources import served
+from torch import nn
+
+from lightning_fusion import ExpertOutputs, ExpertRegistry
+from lightning_fusion.cli.main import main
+from lightning_fusion.data.sensor.table import FeatureTableDataModule
+
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes: int, hidden: int = 4) -> None:
+        super().__init__(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+"""
+CLASSES = ["rest", "walk"]
+NAMES = ["ann.phone", "${oc.env:HOME}"]  # names are free text: no key of a configuration, and no interpolation
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a network and a table of features of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("own_net.py").write_text(NET)
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(generator.normal(size=(90, 3)), columns=["a", "b", "c"])
+    table["label"], table["person"] = np.resize(CLASSES, 90), np.repeat(["ann", "bob", "eve"], 30)
+    table.to_csv("features.csv", index=False)
+    data = {
+        "class_path": "lightning_fusion.data.sensor.table.FeatureTableDataModule",
+        "init_args": {"root": "features.csv", "label": "label", "domain_fields": ["person"]},
+    }
+    fixed = {"mean": [0, 0, 0], "std": [2, 2, 2]}
+    target = {"domain": "eve", "labeled_per_class": 3}
+    view = {"class_path": "lightning_fusion.data.views.target.TargetDataModule", "init_args": target | {"data": data}}
+    write_yaml(
+        Path("expert.yaml"),
+        {
+            "data": {**data, "init_args": data["init_args"] | fixed},
+            "model": {"class_path": "none"},
+            "trainer": {"max_epochs": 1},
+        },
+    )
+    write_yaml(Path("target.yaml"), {"data": view})
+    torch.save(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).state_dict(), "weights.pt")
+    yield tmp_path
+    sys.modules.pop("own_net", None)
+
+
+PUBLISH = ["publish", "-c", "expert.yaml", "--registry=shared", "--checkpoint=weights.pt", "--classes=[rest, walk]"]
+SELECT = ["select", "-c", "target.yaml", "--output=sources", "--keep_fraction=1"]
+
+
+@pytest.mark.slow
+def test_what_is_selected_over_http_is_a_pool_of_the_published_experts(folder, capsys):
+    network = ["--network=own_net.Net", "--features=1"]
+    card = main([*PUBLISH, f"--name={NAMES[0]}", "--data.init_args.domain=ann", *network])
+    one = ExpertRegistry("shared").load(NAMES[0])
+    data = FeatureTableDataModule(
+        "features.csv", "label", domain_fields=["person"], domain="bob", mean=[0, 0, 0], std=[2, 2, 2]
+    )
+    ExpertRegistry("shared").publish(one, data, NAMES[1], network=card.network)
+    assert "set overwrite" in refused([*PUBLISH, f"--name={NAMES[0]}", *network])
+    with served(folder / "shared") as (address, _):
+        del sys.modules["own_net"]  # nothing that a registry names is imported
+        message = refused([*SELECT, f"--registry={address}"])
+        assert (
+            "own_net.Net, which is not an imported module; import it first (imports" in message
+            and not Path("sources/pool.yaml").exists()
+        )
+        found = main([*SELECT, f"--registry={address}", "--imports=[own_net]"])
+        assert "set overwrite" in refused([*SELECT, f"--registry={address}"])
+    assert sorted(found.experts) == sorted(NAMES)
+    told = capsys.readouterr().out
+    assert "Sources ranked by product" in told and "-c sources/pool.yaml" in told and "data.yaml" in told
+
+    ledger, table = (json.loads(Path("sources", name).read_text()) for name in ("ledger.json", "selection.json"))
+    assert ledger["stages"]["statistics"]["down"] > 0 and ledger["stages"]["models"]["down"] > 0
+    assert [row["name"] for row in table["table"] if row["chosen"]] == list(found.experts)
+    normalization = yaml.safe_load(Path("sources/data.yaml").read_text())["data"]["init_args"]["data"]["init_args"]
+    assert normalization == {"mean": [0, 0, 0], "std": [2, 2, 2]}
+    entry = yaml.safe_load(Path("sources/pool.yaml").read_text())["experts"][NAMES[0]]["init_args"]
+    assert entry["network"] == {"class_path": "own_net.Net", "init_args": {"num_classes": 2, "hidden": 4}}
+
+    store = ["--data=lightning_fusion.data.sensor.table.FeatureTableDataModule", "--data.root=features.csv"]
+    store += ["--data.label=label", "--data.domain_fields=[person]", "--output=store", "--splits=[test]"]
+    main(["collect", "-c", "sources/pool.yaml", *store])
+    outputs = ExpertOutputs.open("store")
+    for name in NAMES:
+        published = ExpertRegistry("shared").load(name)
+        assert outputs.metadata()["experts"][name]["fingerprint"] == published.fingerprint
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (PUBLISH, "network: checkpoint weights.pt does not record"),
+        ([*PUBLISH, "--network=own_net.Net"], "features is not set"),
+        ([*SELECT, "--registry=nowhere"], "nowhere"),
+        ([*SELECT, "--registry=s3://bucket/experts"], "s3fs"),
+        ([*SELECT, "--registry=shared", "--imports=[no_module]"], "imports: no_module cannot be imported"),
+    ],
+)
+def test_what_is_wrong_is_one_line(folder, args, message):
+    assert message in refused(args)
