@@ -9,6 +9,8 @@ DEMO_CONFIG_foe := recipes/foe_digits.yaml
 DEMO_CONFIG_frugal := recipes/frugal_digits.yaml
 DEMO_CONFIG_acorl := recipes/acorl_digits.yaml
 DEMO_CONFIG_hat := recipes/hat_synthetic.yaml
+# bytecode is kept, whatever the environment says: without it, each worker compiles the tests anew
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install demo test test-fast fuzz torture test-min coverage constraints-min build lint types bench notebooks sweep-check docs test-wheel clean
 

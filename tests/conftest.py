@@ -47,13 +47,20 @@ def _seeded() -> None:
         torch.cuda.manual_seed_all(0)
 
 
+_seen = 0  # number of modules that are imported
+
+
 @pytest.fixture(autouse=True)
 def _without_lazy_modules() -> None:
     """SpeechBrain leaves modules that fail at every look; hypothesis looks at all that are imported."""
+    global _seen
+    if len(sys.modules) == _seen:
+        return
     loaded = list(sys.modules) if "speechbrain" in sys.modules else []
     for name in [name for name in loaded if name.partition(".")[0] == "speechbrain"]:
         if any(kind.__name__ == "LazyModule" for kind in type(sys.modules[name]).__mro__):
             del sys.modules[name]
+    _seen = len(sys.modules)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny, training_script
-from helpers.subprocesses import run_module
+from helpers.processes import together
 from helpers.training_script import HAT
 
 from lightning_fusion import ExpertModule, ExpertOutputs, ExpertPool, collect
@@ -21,8 +21,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     """What one process left, and what two gloo processes left."""
     one, two = (tmp_path_factory.mktemp("processes") / name for name in ("one", "two"))
     training_script.work(one, 1)
-    done = run_module(training_script, str(two), "2", cwd=two.parent)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(two.parent, training_script.work, two, 2)
     return one, two
 
 

@@ -1,6 +1,5 @@
 import gc
 import json
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import generation_script, language_models, tiny
-from helpers.subprocesses import run_module
+from helpers.processes import start, together
 
 from lightning_fusion import ExpertOutputs, GenerativeFoE
 from lightning_fusion.errors import InputError
@@ -24,10 +23,6 @@ def predict(module: GenerativeFoE, data=None, **arguments) -> dict[str, torch.Te
 
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
-
-
-def spawn(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return run_module(generation_script, str(folder), *arguments, cwd=folder.parent, timeout=200)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +161,7 @@ class Always(torch.nn.Module):
 def test_two_processes_store_and_write_what_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     generation_script.work(one, 1)
-    done = spawn(two, "2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(tmp_path, generation_script.work, two, 2)
     assert lines(one) == lines(two) and len(lines(one)) == generation_script.ROWS
     stores = [ExpertOutputs.open(folder / "store") for folder in (one, two)]
     assert stores[0].experts == stores[1].experts and stores[0].fingerprints == stores[1].fingerprints
@@ -183,8 +177,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     generation_script.work(whole, 1)
     calls = language_models.Counted.calls
-    done = spawn(killed, "1", "3")
-    assert done.returncode == 9, done.stderr[-3000:]
+    (process,) = start(tmp_path, generation_script.work, killed, 1, 3)
+    process.join(200)
+    assert process.exitcode == 9, (tmp_path / "said_0.txt").read_text()[-3000:]
     assert not (killed / "answers.jsonl").exists()
     draft = next((killed / "parts").iterdir()) / "half" / "data-000000000000"
     draft.mkdir(parents=True)  # as a run leaves it that dies while it writes

@@ -1,7 +1,6 @@
-"""What one or several processes do in ``generation/test_fuser.py``; run as a script, Lightning starts the others."""
+"""What one or several processes do in ``generation/test_fuser.py``."""
 
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,3 @@ def work(folder: Path, processes: int, stop_at: int | None = None) -> None:
         trainer().predict(module, datamodule=data)
     except language_models.Killed:
         os._exit(9)  # nothing is tidied up
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

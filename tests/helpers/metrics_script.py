@@ -1,7 +1,6 @@
-"""What one of several processes adds to metrics in ``metrics/test_gathering.py``; run as a script, once per process."""
+"""What one of several processes adds to metrics in ``metrics/test_gathering.py``."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -41,9 +40,9 @@ def figures(parts: list[list[int]]) -> dict[str, float | list[float]]:
     return found | {"idle": idle.compute()["eer"].item()}
 
 
-if __name__ == "__main__":
-    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
-    (folder / f"{rank}.json").write_text(json.dumps(figures(PARTS[rank])))
+def work() -> None:
+    """Write the figures of this process, which is one of several."""
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    Path(f"{rank}.json").write_text(json.dumps(figures(PARTS[rank])))
     distributed.destroy_process_group()

@@ -1,7 +1,6 @@
-"""What one or several processes do in ``test_processes.py``; run as a script, Lightning starts the others."""
+"""What one or several processes do in ``test_processes.py``."""
 
 import json
-import sys
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -53,6 +52,11 @@ def exact_pool() -> ExpertPool:
         network = nn.Sequential(OrderedDict(body=RowWise(4, 5), head=RowWise(5, 2)))
         made[name] = Expert(network, classes=classes, features="body")
     return ExpertPool(made, tiny.CLASSES)
+
+
+def store(folder: Path) -> None:
+    """Collect outputs in one of two processes."""
+    collect(tiny.pool(), tiny.data(), folder, trainer=tiny.trainer(devices=2, strategy="ddp"))
 
 
 def work(folder: Path, processes: int) -> None:
@@ -204,7 +208,3 @@ def frugal(folder: Path, trainer: Any, outputs: Any, processes: int) -> None:
     if runner.is_global_zero:
         found = {"figures": figures, "steps": runner.global_step, "facts": served.policy.metadata(), "digests": digests}
         (folder / "found.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(sys.argv[2]))

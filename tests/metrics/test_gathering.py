@@ -1,13 +1,11 @@
 """Two gloo processes find what one finds."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from helpers import metrics_script
-from helpers.subprocesses import environment
+from helpers.processes import together
 
 from lightning_fusion.metrics import LinearCKA
 
@@ -15,17 +13,7 @@ from lightning_fusion.metrics import LinearCKA
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_states_are_gathered_over_processes(tmp_path):
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", metrics_script.__name__, str(tmp_path), str(rank)],
-            stderr=subprocess.PIPE,
-            env=environment(),
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        _, error = process.communicate(timeout=150)
-        assert process.returncode == 0, error.decode()[-3000:]
+    together(tmp_path, metrics_script.work)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     one = metrics_script.figures([list(range(10))])

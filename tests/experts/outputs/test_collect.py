@@ -1,11 +1,10 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS, tiny
+from helpers import interrupted, tiny, training_script
+from helpers.processes import start, together, wait_for
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
@@ -277,76 +276,41 @@ class TestBadData:
             ask(tiny.pool(), {"train": tiny.tensors()["train"][:2], "val": empty}, tmp_path)
 
 
-KILLED = """
-import sys
-import time
-sys.path.insert(0, {tests!r})
-from helpers import tiny
-from lightning_fusion import ExpertPool, collect
-pool = tiny.pool(1)
-forward = pool.experts["b"].network.forward
-calls = []
-def slow(x):
-    calls.append(1)
-    if len(calls) == 3:
-        print("half-way", flush=True)
-        time.sleep(300)
-    return forward(x)
-pool.experts["b"].network.forward = slow
-collect(pool, tiny.data(), {folder!r}, trainer=tiny.trainer(), overwrite=True)
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_run_and_a_living_one(tmp_path):
-    ask(tiny.pool(0), tiny.data(), tmp_path)
-    code = KILLED.format(tests=str(TESTS), folder=str(tmp_path))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as writer:
-        try:
-            assert writer.stdout.readline() == "half-way\n"
+    store = tmp_path / "store"
+    ask(tiny.pool(0), tiny.data(), store)
+    (writer,) = start(tmp_path / "other", interrupted.stop_half_way, tmp_path / "store")
+    try:
+        wait_for(tmp_path / "other/half-way", writer)
 
-            # while it lives, a second writer is refused and readers are not disturbed
-            with pytest.raises(InputError, match=r"another process is writing .*; wait for it"):
-                ask(tiny.pool(2), tiny.data(), tmp_path, overwrite=True)
-            ask(tiny.pool(0), tiny.data(), tmp_path)
-            assert writer.poll() is None
-        finally:
-            writer.kill()  # SIGKILL: nothing is tidied up
-            writer.wait(30)
+        # while it lives, a second writer is refused and readers are not disturbed
+        with pytest.raises(InputError, match=r"another process is writing .*; wait for it"):
+            ask(tiny.pool(2), tiny.data(), store, overwrite=True)
+        ask(tiny.pool(0), tiny.data(), store)
+        assert writer.is_alive()
+    finally:
+        writer.kill()  # SIGKILL: nothing is tidied up
+        writer.join(30)
 
     # the old store is whole; another run with overwrite continues the killed one
-    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [
+    assert sorted(path.name.partition("-")[0] for path in store.iterdir()) == [
         ".answers",
         ".lock",
         "data",
         "manifest.json",
     ]
-    ask(tiny.pool(0), tiny.data(), tmp_path).check_pool(tiny.pool(0))
-    ask(tiny.pool(1), tiny.data(), tmp_path, overwrite=True)
-    fresh, stored = ask(tiny.pool(1), tiny.data()), ExpertOutputs.open(tmp_path)
-    assert all(np.array_equal(stored.concatenated(split), fresh.concatenated(split)) for split in tiny.ROWS)
-    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [".lock", "data", "manifest.json"]
-
-
-STARTED = """
-import sys
-sys.path.insert(0, {tests!r})
-from helpers import tiny
-from lightning_fusion import collect
-collect(tiny.pool(), tiny.data(), {folder!r}, trainer=tiny.trainer(devices=2, strategy="ddp"))
-"""
+    ask(tiny.pool(0), tiny.data(), store).check_pool(tiny.pool(0))
+    ask(tiny.pool(1), tiny.data(), store, overwrite=True)
+    fresh, found = ask(tiny.pool(1), tiny.data()), ExpertOutputs.open(store)
+    assert all(np.array_equal(found.concatenated(split), fresh.concatenated(split)) for split in tiny.ROWS)
+    assert sorted(path.name.partition("-")[0] for path in store.iterdir()) == [".lock", "data", "manifest.json"]
 
 
 @pytest.mark.slow
 def test_processes_that_a_launcher_outside_started_make_one_store(tmp_path):
     """Lightning starts no process then, as it does not for a single one."""
-    script = tmp_path / "script.py"
-    script.write_text(STARTED.format(tests=str(TESTS), folder=str(tmp_path / "store")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(tmp_path, training_script.store, tmp_path / "store")
     stored, one = ExpertOutputs.open(tmp_path / "store"), ask(tiny.pool(), tiny.data())
     assert all(np.array_equal(stored[split].index, one[split].index) for split in tiny.ROWS)
     assert all(np.allclose(stored.concatenated(split), one.concatenated(split), atol=1e-6) for split in tiny.ROWS)

@@ -5,15 +5,16 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS, tiny
+from helpers import tiny
+from helpers.interrupted import SAMPLES, answer, collect_logged
+from helpers.interrupted import samples as data
+from helpers.processes import start, together, wait_for
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fusion import Batch, Expert, ExpertOutputs, ExpertPool, collect
@@ -22,7 +23,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs import journal as journals
 
 CLASSES = ["cat", "dog"]
-ROWS = {"train": 20, "test": 12}
+ROWS = SAMPLES
 
 
 class Service:
@@ -36,8 +37,7 @@ class Service:
         if self.fails is not None and self.fails in x[:, 0].tolist():
             raise self.error("the service is down")
         self.queried.update(x[:, 0].tolist())
-        share = 0.25 + 0.5 * torch.sin(x[:, 0] + self.shift) ** 2
-        return torch.stack([share, 1 - share], 1)
+        return answer(x, self.shift)
 
 
 def expert(service: Service, version: str = "v1") -> Expert:
@@ -46,16 +46,6 @@ def expert(service: Service, version: str = "v1") -> Expert:
 
 def pool_of(**services: Service) -> ExpertPool:
     return ExpertPool({name: expert(service, name) for name, service in services.items()}, CLASSES)
-
-
-def data(rows=ROWS, batch_size=4) -> TensorDataModule:
-    """Samples whose value is unique over all splits."""
-    first = {"train": 0.0, "val": 500.0, "test": 1000.0}
-    parts = {
-        split: (first[split] + torch.arange(float(count))[:, None], torch.arange(count) % 2, torch.zeros(count, 0))
-        for split, count in rows.items()
-    }
-    return TensorDataModule(parts, CLASSES, [], batch_size=batch_size)
 
 
 class FailingNet(tiny.CountingNet):
@@ -406,62 +396,22 @@ class TestJournals:
             assert len(self.again(interrupted).queried) == 32
 
 
-STARTED = """
-import sys, time
-sys.path[:0] = [{tests!r}, {here!r}]
-from helpers import tiny
-from lightning_fusion import collect
-import test_resume as cases
-
-log = open({log!r}, "a")
-
-class Logged(cases.Service):
-    def __call__(self, x):
-        answer = super().__call__(x)
-        log.write("".join(f"{{self.shift}} {{value}}\\n" for value in x[:, 0].tolist()))
-        log.flush()
-        if {pause} and 1004.0 in x[:, 0].tolist() and self.shift:
-            print("half-way", flush=True)
-            time.sleep({pause})
-        return answer
-
-pool = cases.pool_of(a=Logged(), b=Logged(1.0))
-collect(pool, cases.data(), {folder!r}, ["train", "test"], trainer=tiny.trainer({trainer}))
-"""
-
-
-def started(folder: Path, pause: float, trainer: str = "") -> Path:
-    """A script that collects, and pauses before the answer of the second expert on sample 1004 is kept."""
-    path = folder / "script.py"
-    here, log = str(Path(__file__).parent), str(folder / "log")
-    given = {"tests": str(TESTS), "here": here, "log": log, "folder": str(folder / "s")}
-    path.write_text(STARTED.format(**given, pause=pause, trainer=trainer))
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGKILL, 2)])
 def test_a_killed_process(tmp_path, number, processes):
     pause = 1 if number == signal.SIGTERM else 60  # SIGTERM: the run ends after the call
-    with subprocess.Popen(
-        [sys.executable, started(tmp_path, pause)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout.readline() == "half-way\n"
-        process.send_signal(number)
-        process.wait(30)
-    assert process.returncode
-    command = [sys.executable, started(tmp_path, 0)]
-    if processes > 1:
-        script = started(tmp_path, 0, "devices=2, strategy='ddp'")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search("28 of 32 answers of (expert a|each of the experts a, b)", done.stderr)
+    (process,) = start(tmp_path / "killed", collect_logged, tmp_path, pause)
+    wait_for(tmp_path / "killed/half-way", process)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode
+    said = together(tmp_path / "again", collect_logged, tmp_path, 0.0, processes, processes=processes)
+    assert re.search("28 of 32 answers of (expert a|each of the experts a, b)", said[0])
     counts = Counter((tmp_path / "log").read_text().split("\n"))
     lost = {line for line, count in counts.items() if count > 1}
     called = {f"1.0 {1004.0 + number}" for number in range(4)}  # the call during which the process ended
     assert lost == (set() if number == signal.SIGTERM else called)
-    found = ExpertOutputs.open(tmp_path / "s")
+    found = ExpertOutputs.open(tmp_path / "store")
     other = run(pool_of(a=Service(), b=Service(1)), None)
     for split in ROWS:
         same = np.array_equal if processes == 1 else np.allclose
