@@ -1,7 +1,9 @@
-"""Selecting among 1,000 published sources: seconds of the first stage, and bytes against sending all."""
+"""Selecting among 1,000 sources: seconds of the first stage, and bytes against sending all; 10,000 cards over http."""
 
+import json
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,12 +18,14 @@ from rich.progress import track
 from lightning_fusion import Expert, ExpertRegistry, select_sources
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.files import sealed
 from lightning_fusion.hat.ranking import Selection
 
 SOURCES, STATISTICS, ROWS, SIDE = 1000, 132, 24, 8
 WIDTHS = (6, 8, 10)  # weights of 14 to 36 KB, as of small networks for sensor windows
 CLASSES = [str(number) for number in range(6)]
 SECONDS = 5.0
+MANY, MANY_SECONDS, MANY_BYTES = 10_000, 30.0, 20e6
 REPEATS = 3
 
 
@@ -77,6 +81,52 @@ def first_stage(registry: ExpertRegistry, where: str, bytes_on_disk: int) -> lis
     ]
 
 
+def many(folder: Path) -> list[Result]:
+    """Read the cards of 10,000 sources over http; the sources are one model with other statistics and counts."""
+    registry = ExpertRegistry(str(folder))
+    network = partial(SmallConvNet, width=WIDTHS[0], in_channels=1)
+    expert = Expert(network(len(CLASSES)), classes=CLASSES, features="pool")
+    registry.publish(expert, data(0), "source", statistics(0), network=network)
+    card = json.loads((folder / "source" / "card.json").read_bytes())
+    for number in track(range(1, MANY - 1), "Writing cards", transient=True):
+        values = [float(str(value)) for value in statistics(number).numpy()]
+        own = {"name": f"source_{number:05}", "statistics": values, "version": uuid.uuid4().hex[:12]}
+        own["fingerprint"] = uuid.uuid4().hex
+        place = folder / own["name"]
+        place.mkdir()
+        (place / "card.json").write_text(json.dumps(sealed(card | own), separators=(",", ":")))
+    registry.publish(expert, data(1), "last", statistics(MANY), network=network)  # packs the cards of all
+    cards = sum(path.stat().st_size for path in folder.glob("*/card.json"))
+
+    def read(address: str) -> tuple[float, int]:
+        far = ExpertRegistry(address)
+        start = time.perf_counter()
+        assert len(far.cards()) == MANY
+        return time.perf_counter() - start, sum(each.num_bytes for each in far.ledger)
+
+    found = [served(folder, read) for _ in range(REPEATS)]
+    ratios, size = sorted(seconds / MANY_SECONDS for seconds, _ in found), found[0][1]
+    what = f"cards of {MANY:,} sources over http on this machine"
+    return [
+        Result("selection", f"seconds of the {what} / {MANY_SECONDS:g} s", ratios[1], 1.0, ratios[0], ratios[-1]),
+        Result("selection", f"bytes of the {what} / {MANY_BYTES / 1e6:g} MB", size / MANY_BYTES, 1.0),
+        Result("selection", f"bytes of the {what} / those of the cards alone", size / cards, 1.0),
+    ]
+
+
+def served(folder: Path, use: Callable[[str], Any]) -> Any:
+    """Call a function with the address of a web server for a folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        return use(f"http://127.0.0.1:{server.server_address[1]}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def traffic(registry: ExpertRegistry) -> list[Result]:
     """Bytes of whole selections over those of sending all; a saving of 39 % is a ratio of 0.61."""
     results = []
@@ -97,15 +147,8 @@ def measure() -> list[Result]:
         registry = publish(folder)
         cards = sum(path.stat().st_size for path in folder.glob("*/card.json"))
         results = first_stage(registry, "a folder", cards)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root))
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            far = ExpertRegistry(f"http://127.0.0.1:{server.server_address[1]}")
-            index = (folder / "index.json").stat().st_size
-            results += first_stage(far, "http on this machine", cards + index)
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-        return results + traffic(registry)
+        packed = sum(path.stat().st_size for path in [folder / "index.json", *folder.glob("cards/*")])
+        results += served(folder, lambda url: first_stage(ExpertRegistry(url), "http on this machine", packed))
+        results += traffic(registry)
+    with tempfile.TemporaryDirectory() as root:
+        return results + many(Path(root))

@@ -102,8 +102,16 @@ class Card:
         """
         try:
             found = json.loads(content)
-            whole = isinstance(found, dict) and is_sealed(found)
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError as well
+            raise InputError(f"{where} is no complete card ({error}); publish {name} again, with overwrite") from error
+        return cls.read(found, name, where)
+
+    @classmethod
+    def read(cls, found: Any, name: str, where: str) -> "Card":
+        """Check the JSON of a card's file; arguments and errors are those of :meth:`parse`."""
+        try:
+            whole = isinstance(found, dict) and is_sealed(found)
+        except RecursionError as error:
             raise InputError(f"{where} is no complete card ({error}); publish {name} again, with overwrite") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{where} is no card of format {FORMAT}; publish {name} again, with overwrite")

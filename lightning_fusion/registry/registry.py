@@ -21,6 +21,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.files import digest, file_key, is_sealed, name_of_key, sealed
 from lightning_fusion.registry.card import FORMAT, PARTS, VERSION, Card, Transfer
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
+from lightning_fusion.registry.shards import MAX_BYTES, pack_cards, shard_of, unpack_cards
 from lightning_fusion.registry.transport import Transport, UnreachableError
 
 CARD, INDEX = "card.json", "index.json"
@@ -38,11 +39,15 @@ class ExpertRegistry:
 
     ::
 
-        ADDRESS/index.json                               names of the sources: what http reads
+        ADDRESS/index.json                               names of the sources
+        ADDRESS/cards/<two digits>.json.gz               cards of all sources in up to 256 files
         ADDRESS/<name>/card.json                         written last, whole or not at all: makes a source visible
         ADDRESS/<name>/<version>/centroids.safetensors   (C_i, D_i) means of the representation by class
         ADDRESS/<name>/<version>/encoder.safetensors     weights up to the representation
         ADDRESS/<name>/<version>/head.safetensors        the other weights
+
+    Where each file is waited for (http, s3), cards are read from the first two, which every publication updates: 10,000
+    sources take some 256 files of together 8 MB. In a local folder the cards themselves are read.
 
     Folders and ``memory://`` can be read and published to; ``http(s)://``, a web server for such a folder, can be read.
     Other file systems of fsspec may work but are not tested. Weights are safetensors, and a network is built only from
@@ -118,14 +123,17 @@ class ExpertRegistry:
             raise InputError(f"exclude: {self.address} has no source {shorten(unknown)}; it has {shorten(listed)}")
         wanted = [name for name in listed if name not in exclude]
         end = time.monotonic() + self.deadline_s
-        found = self.files.each(partial(self._card_or_error, end=end), wanted)
+        packed = self._packed(wanted, end) if self.files.is_remote else {}
+        found = [packed[name] for name in wanted if name in packed]
+        found += self.files.each(partial(self._card_or_error, end=end), [n for n in wanted if n not in packed])
         unreachable = [card for card in found if isinstance(card, UnreachableError)]
         if found and len(unreachable) == len(found):
             raise unreachable[0]
         broken = [str(card) for card in found if isinstance(card, InputError)]
         if broken:
             warnings.warn(f"left out {len(broken)} source(s): {shorten(broken, 3)}", stacklevel=2)
-        return {card.name: card for card in found if isinstance(card, Card)}
+        cards = [card for card in found if isinstance(card, Card)]
+        return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
 
     def card(self, name: str) -> Card:
         """Return the card of one source.
@@ -268,7 +276,7 @@ class ExpertRegistry:
         old = self._current(name)
         if old is not None and not overwrite:
             interrupted = name not in self._indexed()
-            self._write_index()  # a publication that was killed before is visible now
+            self._write_index(name)  # a publication that was killed before is visible now
             if not interrupted:
                 raise InputError(f"name: {self.address} has a source {name!r} already; rename it, or set overwrite")
         card, contents = describe_source(expert, data, name, statistics, network)
@@ -303,17 +311,68 @@ class ExpertRegistry:
                 f"name: {self.address} has a source {card.name!r} already; rename it, or set overwrite"
             ) from error
         self._count("up", card.name, CARD, len(dumped))
-        self._write_index()
+        self._write_index(card.name)
 
-    def _write_index(self) -> None:
-        """Write the names of all sources for readers that cannot list folders."""
+    def _write_index(self, name: str) -> None:
+        """Write the cards for readers that wait for each file, then the names of all sources.
+
+        Cards are packed again for a source, and for all that are not in the index: their publication was killed. Where
+        one was killed that replaced a source, its files remain, and the packed card names them.
+        """
+        new = {name, *self._folders()} - {*self._indexed()} | {name}
+        self._pack({shard_of(name) for name in new})
         while True:  # repeated until the index is complete: the last of several concurrent publishers sees all sources
-            names = self._listed()
+            names = self._folders()
             listed = json.dumps(sealed({"format": FORMAT, "sources": names})).encode()
             self.files.write(self.files.path(INDEX), listed)
             self._count("up", "", INDEX, len(listed))
-            if self._listed() == names:
+            if self._folders() == names:
                 return
+
+    def _pack(self, files: set[str]) -> None:
+        """Write packed files; repeated until their cards are those that are published."""
+        packed: dict[str, bytes] = {}
+        reader = self.reader()  # what a publication reads of others is not its traffic
+        while files:
+            names: dict[str, list[str]] = {file: [] for file in files}
+            for name in self._folders():
+                names.get(shard_of(name), []).append(name)
+            for file in sorted(files):
+                found = self.files.each(partial(reader._card_or_error, end=float("inf")), names[file])
+                content = pack_cards(card for card in found if isinstance(card, Card))
+                if packed.get(file) == content:
+                    files = files - {file}
+                    continue
+                self.files.write_below(self.files.path(*file.split("/")), content)
+                self._count("up", "", file, len(content))
+                packed[file] = content
+
+    def _packed(self, names: list[str], end: float) -> dict[str, Card | InputError]:
+        """Read the packed cards of sources; a source that is not among them is missing in the result."""
+        files = sorted({shard_of(name) for name in names})
+        contents = dict(zip(files, self.files.each(partial(self._unpacked, end=end), files), strict=True))
+        found: dict[str, Card | InputError] = {}
+        for name in names:
+            content = contents[file := shard_of(name)]
+            if isinstance(content, InputError):
+                found[name] = content
+            elif name in content:
+                try:
+                    found[name] = Card.read(content[name], name, f"{self.files.path(file)} ({name})")
+                except InputError as error:
+                    found[name] = error
+        return found
+
+    def _unpacked(self, file: str, end: float) -> dict[str, Any] | InputError:
+        if time.monotonic() > end:
+            return InputError(f"{self.address}: {file} was not read within deadline_s, {self.deadline_s:g}")
+        path = self.files.path(*file.split("/"))
+        try:
+            return self._read("", file, path, lambda content: unpack_cards(content, path), MAX_BYTES)
+        except FileNotFoundError:
+            return {}
+        except InputError as error:
+            return error
 
     # -------------------------------------------------------------- internals
 
@@ -322,10 +381,9 @@ class ExpertRegistry:
         return self.files.path(file_key(name), *parts)
 
     def _listed(self) -> list[str]:
-        """Names of the folders with a card, or the names in the index where folders cannot be listed."""
-        if not self.files.is_http:
-            folders = self.files.folders_with(CARD)
-            return sorted(name for name in map(name_of_key, folders) if name is not None)
+        """Names of the folders with a card, or the names in the index where each file is waited for."""
+        if not self.files.is_remote:
+            return self._folders()
         path = self.files.path(INDEX)
         try:
             return self._read("", INDEX, path, lambda content: _parse_index(content, path), _INDEX_BYTES)
@@ -333,6 +391,10 @@ class ExpertRegistry:
             raise InputError(
                 f"address: found no {path}; 'publish' writes it into the folder that the server serves"
             ) from error
+
+    def _folders(self) -> list[str]:
+        """Names of the folders with a card."""
+        return sorted(name for name in map(name_of_key, self.files.folders_with(CARD)) if name is not None)
 
     def _indexed(self) -> list[str]:
         """Names in the index; none if there is none, or it is damaged."""

@@ -23,6 +23,7 @@ from lightning_fusion.errors import InputError
 _ATTEMPTS, _PAUSE_S = 3, 0.2
 _THREADS = 16  # threads that wait for a network
 _SLOWEST = 100_000  # bytes per second, below which a connection is given up
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _Content = TypeVar("_Content")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -63,6 +64,7 @@ class Transport:
         fs: The file system.
         root: Path of the address in the file system.
         is_http: Whether files are read-only and folders cannot be listed.
+        is_remote: Whether each file is waited for, so that many small ones are slow.
 
     Raises:
         InputError: If fsspec does not support the protocol of the address, or the address is a file.
@@ -93,10 +95,12 @@ class Transport:
         try:
             self.fs, root = url_to_fs(address, **options)
         except (ValueError, ImportError, OSError) as error:
-            raise InputError(f"address: {address} cannot be opened by fsspec ({error})") from error
+            package = _PACKAGES.get(address.partition("://")[0])
+            way = f"; pip install {package}" if package and isinstance(error, ImportError) else ""
+            raise InputError(f"address: {address} cannot be opened by fsspec ({error}){way}") from error
         self.root = root.rstrip("/")
         self._local = isinstance(self.fs, LocalFileSystem)
-        self._waits = not self._local and not isinstance(self.fs, MemoryFileSystem)
+        self.is_remote = not self._local and not isinstance(self.fs, MemoryFileSystem)
         if self._local and os.path.exists(self.root) and not os.path.isdir(self.root):
             raise InputError(f"address: {address!r} is no folder; set it to the folder that contains the sources")
 
@@ -116,7 +120,7 @@ class Transport:
 
     def each(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """Return the results of a reading function in order; concurrently for network addresses."""
-        if not self._waits:
+        if not self.is_remote:
             return [function(item) for item in items]
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(function, items))
@@ -138,7 +142,7 @@ class Transport:
         """
         if self._local and os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
             raise InputError(f"address: {path} could not be read (it is no regular file)")
-        attempts = _ATTEMPTS if self._waits else 1
+        attempts = _ATTEMPTS if self.is_remote else 1
         seconds = self.timeout_s + limit / _SLOWEST
         for attempt in range(1, attempts + 1):
             arrived = _Received(limit, seconds)
@@ -162,7 +166,7 @@ class Transport:
                     tried = (
                         f"tried {attempts} times; the last one broke after {arrived.tell()} bytes, which were discarded"
                     )
-                    kind = UnreachableError if self._waits else InputError
+                    kind = UnreachableError if self.is_remote else InputError
                     raise kind(f"address: {path} could not be read ({what}; {tried})") from error
             finally:
                 count(arrived.tell())
@@ -187,6 +191,11 @@ class Transport:
                 os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+    def write_below(self, path: str, content: bytes) -> None:
+        """Write a file atomically into a folder that may not exist yet."""
+        self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self.write(path, content)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -250,7 +250,9 @@ class TestLedger:
         index = (Path(folder.address) / "index.json").stat().st_size
         up = [(one.file, one.num_bytes) for one in folder.ledger if one.direction == "up"]
         written = [(f"{file}.safetensors", size) for file, size in sizes.items()]
-        assert up == [*written, ("card.json", size), ("index.json", index)]
+        packed = next(Path(folder.address, "cards").iterdir())
+        last = [(f"cards/{packed.name}", packed.stat().st_size), ("index.json", index)]
+        assert up == [*written, ("card.json", size), *last]
         assert {one.stage for one in folder.ledger} == {"publishing"}
         reader = folder.reader()
         reader.stage = "reading"
@@ -391,6 +393,9 @@ class TestNothingIsHalfWritten:
         wanted = sorted(f"{number}_of_{me}" for number in range(15) for me in range(2))
         assert ExpertRegistry(str(tmp_path / "shared")).names == wanted
         assert json.loads((tmp_path / "shared" / "index.json").read_text())["sources"] == wanted
+        with registry_sources.served(tmp_path / "shared") as (url, asked):
+            assert ExpertRegistry(url).cards() == ExpertRegistry(address).cards()
+            assert not any(path.endswith("card.json") for path in asked)  # all of them are packed
 
 
 class TestDistrust:
@@ -492,8 +497,9 @@ class TestNetwork:
             down = sum(one.num_bytes for one in far.ledger)
             local = folder.reader()
             assert local.names and local.load("häuser#?&") and local.centroids(local.card("100%25"))
-            index = (Path(folder.address) / "index.json").stat().st_size
-            assert down == sum(one.num_bytes for one in local.ledger) + index
+            packed = [Path(folder.address, "index.json"), *Path(folder.address, "cards").iterdir()]
+            cards = sum(path.stat().st_size for path in Path(folder.address).glob("*/card.json"))
+            assert down == sum(one.num_bytes for one in local.ledger) - cards + sum(f.stat().st_size for f in packed)
             with pytest.raises(InputError, match="is read-only; publish to the folder"):
                 registry_sources.publish(far, "c")
             with pytest.raises(InputError, match="has no source 'c'; it has 100%25, a b, häuser"):

@@ -1,5 +1,6 @@
 """A registry that others write: nothing is lost for readers, and nothing hostile hangs or fills the memory."""
 
+import gzip
 import json
 import os
 import threading
@@ -97,7 +98,7 @@ class TestPublishing:
         """The source becomes visible for readers of the index with the next publication of any source, or a retry."""
         registry_sources.publish(folder, "a")
 
-        def killed(self) -> None:
+        def killed(self, name: str) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -113,6 +114,38 @@ class TestPublishing:
         )
         with pytest.raises(InputError, match="has a source 'b' already"):
             registry_sources.publish(folder, "b")
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_killed_before_the_packed_cards(self, folder, monkeypatch, overwrite):
+        """A reader over http sees whole sources only, the earlier one or none, until the next publication."""
+
+        def killed(self, files: set[str]) -> None:
+            raise KeyboardInterrupt
+
+        for name in ("a", *(["b"] if overwrite else [])):
+            registry_sources.publish(folder, name)
+        earlier = folder.cards()
+        with monkeypatch.context() as patch:
+            patch.setattr(ExpertRegistry, "_pack", killed)
+            with pytest.raises(KeyboardInterrupt):
+                registry_sources.publish(folder, "b", seed=1, overwrite=overwrite)
+        with registry_sources.served(Path(folder.address)) as (url, _):
+            far = ExpertRegistry(url)
+            assert far.cards() == earlier != folder.cards()
+            assert all(far.weights(card, "encoder") for card in earlier.values())
+            registry_sources.publish(folder, "b" if overwrite else "c", seed=1, overwrite=True)
+            assert far.cards() == folder.cards()
+
+    @pytest.mark.parametrize("content", [b"", b"[]", gzip.compress(b"[" * 9999), gzip.compress(bytes(300 << 20))[:-9]])
+    def test_damaged_packed_cards_are_named(self, folder, content):
+        registry_sources.publish(folder, "a")
+        packed = next(Path(folder.address, "cards").iterdir())
+        packed.write_bytes(content)
+        with registry_sources.served(Path(folder.address)) as (url, _), pytest.warns(UserWarning, match=packed.name):
+            assert not ExpertRegistry(url).cards()
+        packed.unlink()  # of a registry of an earlier release: its cards are read one by one
+        with registry_sources.served(Path(folder.address)) as (url, _):
+            assert ExpertRegistry(url).names == ["a"]
 
     def test_another_expert_does_not_complete_a_killed_one(self, folder):
         registry_sources.publish(folder, "b")
