@@ -41,7 +41,7 @@ class Arm:
             return ExpertModule(**shared)
         how: dict[str, Any] = {"diversity": list(self.diversity)}
         how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
-        if not self.joint:
+        if self.strength and not self.joint:  # without a reversal nothing depends on the projections
             how |= INNER_STEPS
         return ACoRLModule(experts={"first": first}, **how, **shared)
 
