@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,26 @@ LEAST_R2 = 0.35
 MOST_KEPT = 0.5
 """Fraction of their accuracy above chance that experts which live on a broken cue keep at most on shifted samples."""
 LEAST_OTHER = 0.1
-"""Accuracy that other cues must give to a network trained on few shifted samples, above that of the experts on them."""
+"""Accuracy that other cues must give to a network trained on few shifted samples: on others of them above that of the
+experts and chance, and on samples as trained above chance."""
 _LEAST = 4  # samples: two in each half, for batch norm
 _STEPS = 100  # of that network, on all of its samples
+_READ_ROWS = 1024
+
+
+class Learned(NamedTuple):
+    """What new networks learn from a half of few shifted samples.
+
+    Attributes:
+        shifted: Their accuracy on the other half; NaN with fewer than four samples.
+        trained: Their accuracy on the validation split as trained.
+    """
+
+    shifted: float
+    trained: float
+
+
+_UNKNOWN = Learned(math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -37,8 +54,8 @@ class Forecast:
     """What a briefly trained network and the experts tell about the reversal.
 
     ACoRL pays where three conditions hold together: the experts live on a cue that breaks, the projections predict from
-    a new network what the experts know beyond the class, and another cue, which the experts do not use, is nearly as
-    easy to learn.
+    a new network what the experts know beyond the class, and another cue, which the experts do not use, is in the
+    training data as well and nearly as easy to learn.
 
     Attributes:
         r2: Fraction of the variance of the experts' residuals that the projections predict on validation samples, of
@@ -49,6 +66,9 @@ class Forecast:
             cue tells nothing there; NaN without any.
         chance: Frequency of the most frequent class among the shifted samples, else one over the number of classes.
         samples: Number of shifted samples.
+        other_trained: Accuracy of these networks on the validation split as trained: whether their cue is in the
+            training data; NaN if unknown.
+        chance_trained: Frequency of the most frequent class there.
 
     Example:
         >>> Forecast(r2=0.5, accuracy=0.9, shifted=0.1, other=0.5, chance=0.1, samples=100).pays
@@ -63,6 +83,8 @@ class Forecast:
     other: float
     chance: float
     samples: int
+    other_trained: float = math.nan
+    chance_trained: float = math.nan
 
     @property
     def pays(self) -> bool:
@@ -86,7 +108,13 @@ class Forecast:
             found.append(
                 f"{few} {self.other:.2f} on others, the experts {self.shifted:.2f}, chance {self.chance:.2f}: {easy}"
             )
-        if len(holds) < 3:
+        if "trained" in holds:
+            known = "the cue is in the training data" if holds["trained"] else "the cue is not in the training data"
+            found.append(
+                f"that network {self.other_trained:.2f} as trained, the most frequent class {self.chance_trained:.2f}: "
+                f"{known}"
+            )
+        if "other" not in holds:
             found.append("without shifted samples nothing is known of the experts' cue, or of others")
         return found
 
@@ -96,6 +124,8 @@ class Forecast:
             conditions["shifted"] = self.shifted - self.chance <= MOST_KEPT * (self.accuracy - self.chance)
         if not math.isnan(self.other):
             conditions["other"] = self.other - max(self.chance, self.shifted) >= LEAST_OTHER
+        if not math.isnan(self.other_trained):
+            conditions["trained"] = self.other_trained - self.chance_trained >= LEAST_OTHER
         return conditions
 
 
@@ -116,7 +146,7 @@ def forecast(
     outputs: ExpertOutputs,
     shifted: ExpertOutputs | None = None,
     rows: np.ndarray | None = None,
-    other: float = math.nan,
+    other: Learned = _UNKNOWN,
 ) -> Forecast:
     """Forecast whether the reversal pays, from the validation split.
 
@@ -140,9 +170,17 @@ def forecast(
     if shifted is None:
         return Forecast(r2, _accuracy(outputs, experts), math.nan, math.nan, chance, 0)
     drawn = np.arange(len(shifted["val"].target)) if rows is None else rows
-    truth = np.asarray(shifted["val"].target)[drawn]
-    chance = float(np.bincount(truth).max() / len(truth))
-    return Forecast(r2, _accuracy(outputs, experts), _accuracy(shifted, experts, drawn), other, chance, len(drawn))
+    chance = _most_frequent(np.asarray(shifted["val"].target)[drawn])
+    return Forecast(
+        r2=r2,
+        accuracy=_accuracy(outputs, experts),
+        shifted=_accuracy(shifted, experts, drawn),
+        other=other.shifted,
+        chance=chance,
+        samples=len(drawn),
+        other_trained=other.trained,
+        chance_trained=_most_frequent(part.target),
+    )
 
 
 @torch.no_grad()
@@ -151,6 +189,11 @@ def _explained(adversary: Adversary, probe: str, part: OutputsSplit) -> dict[str
     known = {name: torch.tensor(np.asarray(values)) for name, values in part.representations.items()}
     target = torch.tensor(np.asarray(part.target))
     return {name: 1 - float(loss) for name, loss in adversary.cpu().losses(known[probe], known, target).items()}
+
+
+def _most_frequent(target: Any) -> float:
+    """Frequency of the most frequent class."""
+    return float(np.bincount(np.asarray(target)).max() / len(target))
 
 
 def _accuracy(outputs: ExpertOutputs, names: Sequence[str], rows: np.ndarray | None = None) -> float:
@@ -163,35 +206,46 @@ def learned_from(
     network: Callable[[int], nn.Module],
     data: FusionDataModule,
     rows: Tensor,
+    trained: FusionDataModule,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     seed: int = 0,
-) -> float:
-    """Return the accuracy of new networks, trained on a half of few validation samples, on the other half.
+) -> Learned:
+    """Train new networks on a half of few validation samples, and evaluate them on the other half and as trained.
 
     Args:
         network: Factory, called with the number of classes.
         data: Data module of the shifted kind.
         rows: (n,) positions in its validation split.
+        trained: Data of the training, on whose validation split they are evaluated as well.
         optimizer: Called with the weights; AdamW, 1e-3 by default.
         seed: Seed of the weights.
-
-    Returns:
-        The accuracy; NaN with fewer than four samples.
     """
     if len(rows) < _LEAST:
-        return math.nan
-    samples: Any = data.rows("val")
-    halves = [data.on_after_batch_transfer(samples[part], 0) for part in (rows[::2].sort()[0], rows[1::2].sort()[0])]
-    right = 0
+        return _UNKNOWN
+    halves = [_read(data, part) for part in (rows[::2].sort()[0], rows[1::2].sort()[0])]
+    right, as_trained = 0.0, 0.0
     with torch.random.fork_rng(), torch.enable_grad():
-        for trained, tested in (halves, halves[::-1]):
+        for fitted, tested in (halves, halves[::-1]):
             torch.manual_seed(seed)
             made = network(len(data.classes))
             update = (optimizer or partial(torch.optim.AdamW, lr=1e-3))(made.parameters())
             for _ in range(_STEPS):
                 update.zero_grad()
-                functional.cross_entropy(made(trained.input), trained.target).backward()
+                functional.cross_entropy(made(fitted.input), fitted.target).backward()
                 update.step()
-            with torch.no_grad():
-                right += int((made.eval()(tested.input).argmax(1) == tested.target).sum())
-    return right / len(rows)
+            made.eval()
+            right += _right(made, tested)
+            for part in torch.arange(len(trained.rows("val"))).split(_READ_ROWS):
+                as_trained += _right(made, _read(trained, part)) / 2
+    return Learned(right / len(rows), as_trained / len(trained.rows("val")))
+
+
+def _read(data: FusionDataModule, rows: Tensor) -> Any:
+    """Batch of some validation samples."""
+    return data.on_after_batch_transfer(data.rows("val")[rows], 0)
+
+
+@torch.no_grad()
+def _right(network: nn.Module, batch: Any) -> int:
+    """Number of right answers."""
+    return int((network(batch.input).argmax(1) == batch.target).sum())

@@ -7,7 +7,7 @@ import torch
 from helpers import tiny
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, collect
-from lightning_fusion.acorl.forecast import Forecast, build_probe, forecast, learned_from
+from lightning_fusion.acorl.forecast import Forecast, Learned, build_probe, forecast, learned_from
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 
@@ -16,6 +16,7 @@ ROWS = {"train": 48, "val": 24, "test": 3}
 
 def made_forecast(**changed) -> Forecast:
     given = {"r2": 0.5, "accuracy": 0.9, "shifted": 0.1, "other": 0.4, "chance": 0.1, "samples": 100}
+    given |= {"other_trained": 0.5, "chance_trained": 0.1}
     return Forecast(**given | changed)
 
 
@@ -29,17 +30,18 @@ def made_forecast(**changed) -> Forecast:
             {"other": 0.15},
             "samples 0.15 on others, the experts 0.10, chance 0.10: no cue that they lack is easy to learn",
         ),
+        ({"other_trained": 0.15}, "that network 0.15 as trained, the most frequent class 0.10: the cue is not in the"),
         ({"shifted": 0.35}, "samples 0.40 on others, the experts 0.35, chance 0.10: no cue that they lack is easy"),
     ],
 )
 def test_each_condition_can_fail_alone(changed, says):
-    assert made_forecast().pays and len(made_forecast().reasons) == 3
+    assert made_forecast().pays and len(made_forecast().reasons) == 4
     found = made_forecast(**changed)
     assert not found.pays and any(says in reason for reason in found.reasons)
 
 
 def test_without_shifted_samples_r2_decides_and_the_rest_is_said_to_be_unknown():
-    unknown = {"shifted": math.nan, "other": math.nan, "samples": 0}
+    unknown = dict.fromkeys(("shifted", "other", "other_trained", "chance_trained"), math.nan) | {"samples": 0}
     assert made_forecast(**unknown).pays and not made_forecast(r2=0.0, **unknown).pays
     assert "nothing is known" in made_forecast(**unknown).reasons[-1]
 
@@ -64,11 +66,12 @@ def test_r2_and_accuracies_are_those_of_the_validation_split(probed):
         v = {name: expert.network.body(batch.input) for name, expert in members.items()}
         losses = probe.adversary.losses(v["probe"], v, batch.target)
     rows = np.arange(5, 15)
-    found = forecast(probe.adversary, "probe", outputs, bare, rows, other=0.5)
+    found = forecast(probe.adversary, "probe", outputs, bare, rows, Learned(0.5, 0.6))
     assert found.r2 == pytest.approx(1 - min(map(float, losses.values())), abs=1e-5)
     right = outputs.scattered("val")[:, :2].mean(1).argmax(1) == batch.target.numpy()
     assert (found.accuracy, found.shifted) == (right.mean(), right[rows].mean())
-    assert (found.other, found.samples) == (0.5, 10)
+    assert (found.other, found.other_trained, found.samples) == (0.5, 0.6, 10)
+    assert found.chance_trained == np.bincount(batch.target.numpy()).max() / 24
     assert found.chance == np.bincount(batch.target.numpy()[rows]).max() / 10
     with pytest.raises(InputError, match="the store has no representations of a; collect with keep_representations"):
         forecast(probe.adversary, "probe", bare)
@@ -89,6 +92,6 @@ def test_a_network_of_few_samples_learns_an_easy_cue_and_nothing_from_noise():
     found = []
     for input in (noise + 4 * torch.eye(4)[target], noise):
         data = TensorDataModule(dict.fromkeys(("train", "val", "test"), (input, target)), tiny.CLASSES)
-        found.append(learned_from(tiny.Net, data, rows, partial(torch.optim.Adam, lr=0.05)))
-    assert found[0] > 0.9 and found[1] < 0.5
-    assert math.isnan(learned_from(tiny.Net, data, rows[:3]))
+        found.append(learned_from(tiny.Net, data, rows, data, partial(torch.optim.Adam, lr=0.05)))
+    assert min(found[0]) > 0.9 and found[1].shifted < 0.5 < found[1].trained  # noise is learned by heart
+    assert math.isnan(learned_from(tiny.Net, data, rows[:3], data).shifted)

@@ -230,9 +230,8 @@ class Probe:
             return forecast(adversary, PROBE, outputs)
         moved = one.outputs_of("forecast_shifted", dict(self.experts), self.shifted, ("val",))
         rows = draw_rows(len(moved["val"].target), self.count, one.seed)
-        other = learned_from(
-            self.shared["network"], self.shifted, torch.from_numpy(rows), self.shared["optimizer"], one.seed
-        )
+        few = torch.from_numpy(rows)
+        other = learned_from(self.shared["network"], self.shifted, few, one.data, self.shared["optimizer"], one.seed)
         return forecast(adversary, PROBE, outputs, moved, rows, other)
 
 

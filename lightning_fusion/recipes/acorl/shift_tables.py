@@ -166,13 +166,14 @@ def _forecasts(report: Report, reversals: Sequence[str], forecasts: Sequence[For
             f"{found.accuracy:.2f}",
             f"{found.shifted:.2f}",
             f"{found.other:.2f} ({found.chance:.2f})",
+            f"{found.other_trained:.2f} ({found.chance_trained:.2f})",
             "pays" if found.pays else "does not pay",
         ]
         for seed, found in zip(report.config["seeds"], forecasts, strict=True)
     ]
     likely = sum(found.pays for found in forecasts) > len(forecasts) / 2
     says = "pays" if likely else "does not pay"
-    columns = ["seed", "R2", "first member", "shifted", "few-sample network (chance)", "the reversal"]
+    columns = ["seed", "R2", "first member", "shifted", "few-sample network (chance)", "as trained", "the reversal"]
     results = [(name, gain(report, "member", name, SHIFTED)) for name in reversals]
     return [
         *markdown_table(columns, rows),
