@@ -25,6 +25,10 @@ class InputError(ValueError):
     """
 
 
+class EmptySplitError(InputError):
+    """A split of a data module has no sample."""
+
+
 class NotImportedError(InputError):
     """A file names a class that is not imported, and a file must not import code by itself."""
 

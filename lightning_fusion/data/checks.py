@@ -59,7 +59,7 @@ class ArgumentChecks:
 
     def _check_held_out(self, val_fraction: float, test_fraction: float) -> None:
         """Raise InputError for validation and test fractions that are invalid or leave no training samples."""
-        self._check_fractions("val_fraction", "test_fraction")
+        self._check_fractions("val_fraction", "test_fraction", zero=True)
         if val_fraction + test_fraction >= 1:
             raise InputError(
                 f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training samples; lower them"

@@ -19,6 +19,7 @@ _ALIKE = str.maketrans(
     "\u2212\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u03bf\u03b1\u03bd\u0131", "-aeopcyxijsoavi"
 )  # letters of other scripts, and the sign of minus, that look alike in lower case
 _MISSING = {"nan", "NaN", "NAN", "None", "NULL", "Null", "null", "NA", "N/A", "n/a", "<NA>", "NaT", "#N/A", "?", "--"}
+_MISSING |= {"unlabeled", "unlabelled", "Unlabeled", "Unlabelled"}
 _BETWEEN = re.compile(r"[\s_\-\u2010-\u2015]+")
 RENAME = "to merge them, set labels: {{{0}}}"
 """Remedy for nearly equal labels, for :func:`similar_message`."""

@@ -16,7 +16,7 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.row_labels import check_row_labels
 from lightning_fusion.data.rows import RowDataset, warn_single_class
 from lightning_fusion.data.targets import as_targets, check_meaning
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest, row_digests
 
 
@@ -91,7 +91,7 @@ class TensorDataModule(FusionDataModule):
     def rows(self, split: str) -> RowDataset:
         """Return the data set of one split."""
         if split not in self._rows:
-            raise InputError(f"there is no split {split!r}; it has {shorten(self._rows)}")
+            raise EmptySplitError(f"there is no split {split!r}; it has {shorten(self._rows)}")
         return self._rows[split]
 
     def report_duplicates(self) -> None:

@@ -67,6 +67,8 @@ class BaseAudioDataModule(ModalityDataModule):
 
     needs: ClassVar[tuple[str, ...]] = ("speaker",)
     """Fields that every recording must have (:attr:`AudioLayout.fields`)."""
+    splits_may_be_empty: ClassVar[bool] = False
+    """Whether ``val_speakers`` and ``test_speakers`` may be 0."""
     stage_of = {
         "sample_rate_hz": Stage.CUTTING,
         **dict.fromkeys(("val_speakers", "test_speakers", "domain_field", "seed"), Stage.SPLITTING),
@@ -320,7 +322,7 @@ class BaseAudioDataModule(ModalityDataModule):
             if not 0.1 <= getattr(self, name) <= _LONGEST_S:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 0.1 to {_LONGEST_S} seconds")
         for name in ("val_speakers", "test_speakers"):
-            check_speakers(name, getattr(self, name))
+            check_speakers(name, getattr(self, name), self.splits_may_be_empty)
         rate = getattr(self.augmentation, "sample_rate_hz", self.sample_rate_hz)
         if rate != self.sample_rate_hz:
             raise InputError(f"the augmentation expects {rate} Hz, the data has sample_rate_hz {self.sample_rate_hz}")

@@ -45,6 +45,7 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
     """
 
     needs = ("speaker", "label")
+    splits_may_be_empty = True
     stage_of = BaseAudioDataModule.stage_of | dict.fromkeys(
         ("domain", "split_by", "labels", "ignored_labels", "unlabeled"), Stage.SPLITTING
     )
@@ -135,11 +136,13 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
         split = np.full(len(label), -1)
         for place, files in enumerate(cut.files[name] for name in SPLITS):
             split[files] = place
-        self.messages.warn(untested_message(label, split, classes.tolist(), "recordings"))
+        if self.test_speakers != 0:
+            self.messages.warn(untested_message(label, split, classes.tolist(), "recordings"))
         if self.domain is not None:
             own = chosen_domains(self.domain, names)
             cut.files = {split: files[np.isin(number[files], own)] for split, files in cut.files.items()}
-            if empty := [split for split, files in cut.files.items() if not len(files)]:
+            wanted = {"val": self.val_speakers, "test": self.test_speakers}
+            if empty := [split for split, own in cut.files.items() if not len(own) and wanted.get(split) != 0]:
                 raise InputError(
                     f"the {empty[0]} split has no recording of domain {shorten(as_names(self.domain))}; set split_by: "
                     "recording, or change val_speakers and test_speakers"

@@ -120,7 +120,7 @@ def find_trees(
             f"root: the folders of {root} name splits, not speakers ({shorten(sorted(first))}); set root to "
             "the one to train on, and val_root or test_root to the others"
         )
-    if len(first) == 1:
+    if len(first) == 1 and pattern == SPEAKER_FOLDERS:  # another pattern may be of one person's recordings
         raise InputError(
             f"root: all recordings under {root} are of one speaker, {first.pop()} (as {found[0].name}); set "
             "root to the parent of the speakers' folders, or pattern to match the paths"

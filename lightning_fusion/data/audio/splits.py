@@ -29,12 +29,13 @@ class AudioSplit:
     speakers: np.ndarray
 
 
-def check_speakers(name: str, wanted: Wanted) -> None:
+def check_speakers(name: str, wanted: Wanted, zero: bool) -> None:
     """Validate an argument that sets the speakers of a split.
 
     Args:
         name: Name of the argument.
         wanted: Value of the argument.
+        zero: Whether it may be 0, for no such split.
 
     Raises:
         InputError: If the value is no fraction, number or list of names.
@@ -43,7 +44,9 @@ def check_speakers(name: str, wanted: Wanted) -> None:
         if len(set(wanted)) < len(wanted) or not wanted:
             doubled = sorted({str(each) for each in wanted if wanted.count(each) > 1})
             raise InputError(f"{name} names {shorten(doubled) or 'no speaker'} twice; name each speaker once")
-    elif wanted is not None and not (0 < wanted < 1 or (wanted >= 1 and wanted == int(wanted))):
+    elif wanted is not None and not (
+        0 < wanted < 1 or (wanted == 0 and zero) or (wanted >= 1 and wanted == int(wanted))
+    ):
         raise InputError(f"{name} is {wanted}; expected a fraction below 1, a whole number, or names")
 
 
@@ -165,6 +168,8 @@ def _reject_overlap(layout: AudioLayout, one: str, ones: np.ndarray, other: str,
 def _draw(split: str, wanted: Wanted, rest: np.ndarray, total: int, least: int, seed: int) -> np.ndarray:
     wanted = _USUAL[split] if wanted is None else wanted
     assert not isinstance(wanted, list)
+    if not wanted:
+        return rest[:0]
     count = max(least, round(wanted * total)) if wanted < 1 else int(wanted)
     if count > len(rest) - least:
         raise InputError(

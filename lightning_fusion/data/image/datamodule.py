@@ -29,7 +29,7 @@ from lightning_fusion.data.rows import NewRows, RowDataset, Rows
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.data.targets import UNLABELED
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest, row_digests
 
 
@@ -295,7 +295,7 @@ class BaseImageDataModule(ModalityDataModule):
         table, task = self._table, self._task
         rows = self._splits[split]
         if not len(rows):
-            raise InputError(
+            raise EmptySplitError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no sample ({type(self).__name__}, role "
                 f"{self.role}); change domain, or the fractions of the splits"
             )
@@ -341,8 +341,7 @@ class BaseImageDataModule(ModalityDataModule):
                 f"image_size: original images are neither normalized nor augmented; remove {shorten(given)}, or set "
                 "image_size to a number"
             )
-        self._check_fractions("val_fraction", "test_fraction")
-        self._check_fractions("fuser_fraction", zero=True)
+        self._check_fractions("val_fraction", "test_fraction", "fuser_fraction", zero=True)
         for name, value in (("role", "fuser"), ("protocol", "paper")):
             if getattr(self, name) == value and not self.fuser_fraction:
                 raise InputError(

@@ -41,7 +41,7 @@ from lightning_fusion.data.sensor.windows import Cut, RowInputs, Windows, cut_wi
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.data.statistics import mean_and_deviation, window_statistics
 from lightning_fusion.data.targets import untested_message
-from lightning_fusion.errors import InputError, shorten, suggestion
+from lightning_fusion.errors import EmptySplitError, InputError, shorten, suggestion
 from lightning_fusion.files import digest
 
 
@@ -356,9 +356,10 @@ class BaseSensorDataModule(ChannelNormalization):
         split = of_unit[who.unit][cut.recording]
         split[~labeled & (split != SPLITS.index("train"))] = -1  # they cannot be scored
         own = self._domain_of[labeled]
-        for message in poor_domains(who, own, label[labeled], split[labeled], self._more_sessions()):
-            self.messages.warn(message)
-        self.messages.warn(untested_message(label, split, known, "windows"))
+        if self.val_fraction and self.test_fraction:
+            for message in poor_domains(who, own, label[labeled], split[labeled], self._more_sessions()):
+                self.messages.warn(message)
+            self.messages.warn(untested_message(label, split, known, "windows"))
         self._report_duplicates(self._source, self.unit, self._equal_recordings, lambda: self._described(split))
         result: np.ndarray = split
         return result
@@ -397,7 +398,7 @@ class BaseSensorDataModule(ChannelNormalization):
     def _rows_of(self, split: str) -> Tensor:
         rows = np.flatnonzero((self._split == SPLITS.index(split)) & np.isin(self._domain_of, self._own[0]))
         if not len(rows):
-            raise InputError(
+            raise EmptySplitError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no sample; it needs more recordings, or "
                 "change val_fraction, test_fraction, domain or session_fields"
                 + (f", or {hint}" if (hint := self._more_sessions()) else "")

@@ -84,11 +84,14 @@ class ChannelNormalization(DomainsDataModule):
         return {}
 
     def _over_training(self, what: str, measure: Callable[[Tensor], Any]) -> Any:
-        """Return a statistic of labeled training samples in ``normalization_scope``; that of all domains is cached."""
+        """Return a statistic of training samples in ``normalization_scope``; that of all domains is cached.
+
+        It is of labeled samples; of ``own`` domains also of unlabeled ones that are kept.
+        """
         labeled = torch.from_numpy(self._labels[1] >= 0)
         own = self._rows_of("train")  # raises InputError for unknown domains
-        if self.normalization_scope == "own":
-            return measure(own[labeled[own]])
+        if self.normalization_scope == "own":  # of the domain at hand, whose unlabeled samples may be the most
+            return measure(own if getattr(self, "unlabeled", None) == "keep" else own[labeled[own]])
         if what not in self._of_all:
             self._of_all[what] = measure(torch.from_numpy(self._split == 0).logical_and(labeled).nonzero()[:, 0])
         return self._of_all[what]

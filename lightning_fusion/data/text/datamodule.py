@@ -29,7 +29,7 @@ from lightning_fusion.data.text.texts import Texts, number_labels
 from lightning_fusion.data.text.tokenized import TokenizedDataModule
 from lightning_fusion.data.text.tokens import Corpus, TextTokenizer, TokenRows, WrittenTexts, load_corpus
 from lightning_fusion.data.text.words import bag_of_words
-from lightning_fusion.errors import InputError, shorten, suggestion
+from lightning_fusion.errors import EmptySplitError, InputError, shorten, suggestion
 from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
@@ -305,7 +305,8 @@ class BaseTextDataModule(TokenizedDataModule):
         super()._check_own(chosen, classes)
         listed, renamed = read_labels(self.labels)
         (known, label), corpus = self._labels, self._corpus
-        self.messages.warn(untested_message(label, self._split, known, "texts"))
+        if self.test_fraction:
+            self.messages.warn(untested_message(label, self._split, known, "texts"))
         if not listed:
             trained = np.unique(label[np.isin(corpus.domain, chosen) & np.isin(self._split, (TRAIN, FUSER_TRAIN))])
             inside = self._in_scope(~corpus.out_of_scope, rename_labels(corpus.labels, renamed))
@@ -361,7 +362,7 @@ class BaseTextDataModule(TokenizedDataModule):
             own_split |= self._unlabeled_training()
         rows = np.flatnonzero(own_split & used)
         if not len(rows):
-            raise InputError(
+            raise EmptySplitError(
                 f"the {split} split of domain {shorten(self.own_domains)} has no text; it needs more texts, or change "
                 "val_fraction, test_fraction, fuser_fraction, domain or the splits of the source"
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.rows import RowDataset
 from lightning_fusion.data.views.base import DataView, renumbered
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import record_arguments
 
@@ -83,7 +83,7 @@ class OverlapDataModule(DataView):
         dataset = self._rows_of_data(split)
         own = dataset.rows[dataset.domains[dataset.rows, self.domains.index(self.domain)]]
         if not len(own):
-            raise InputError(f"the {split} split of domain {self.domain} has no sample; change split fractions")
+            raise EmptySplitError(f"the {split} split of domain {self.domain} has no sample; change split fractions")
         generator = np.random.default_rng([self.seed, int(digest(self.domain, split)[:8], 16)])
         leave, enter = generator.permutation(len(own)), generator.permutation(len(dataset.rows))
         count = round(self.overlap * len(own))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -13,9 +14,12 @@ from lightning_fusion.data.rows import TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.views.base import DataView
-from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments, record_arguments
+
+_HELD_OUT = {"val_fraction", "test_fraction", "fuser_fraction", "val_speakers", "test_speakers"}
+"""Arguments of data modules that hold out samples of the training."""
 
 
 class TargetDataModule(DataView):
@@ -23,14 +27,17 @@ class TargetDataModule(DataView):
 
     The training split contains all training samples of the domain. A stratified draw of them keeps its label; all
     others have the target -100, as have samples without a label in the data, which are kept unless ``unlabeled: drop``
-    is set there. Every training batch contains labeled samples (:class:`LabeledSampler`). Validation and test splits
-    are those of the domain, with labels. Everything else (classes, preprocessing, augmentation, stable sample indices)
-    is that of the wrapped module.
+    is set there. Data most of which have no label, such as the recordings of a new person, keep all labels with
+    ``labeled_fraction: null``: then no sample is held out but those of splits that the source names. Every training
+    batch contains labeled samples (:class:`LabeledSampler`). Validation and test splits are those of the domain, with
+    labels; without validation samples there is no validation. Everything else (classes, preprocessing, augmentation,
+    stable sample indices) is that of the wrapped module.
 
     Args:
         data: Data module of the library.
         domain: Name of one of its ``domains``.
-        labeled_fraction: Fraction of the training samples of each class that keep their label.
+        labeled_fraction: Fraction of the training samples of each class that keep their label. ``None``: every label
+            of the data is one of the training.
         labeled_per_class: Number of labeled samples of each class instead; all if a class has fewer.
         min_per_class: With ``labeled_fraction``: minimum number of each class, 1 for data with rare classes.
         min_labeled: Minimum number of labeled samples in every training batch (all if there are fewer).
@@ -54,7 +61,7 @@ class TargetDataModule(DataView):
         self,
         data: FusionDataModule,
         domain: str,
-        labeled_fraction: float = 0.1,
+        labeled_fraction: float | None = 0.1,
         labeled_per_class: int | None = None,
         min_per_class: int = 0,
         min_labeled: int = 8,
@@ -75,9 +82,13 @@ class TargetDataModule(DataView):
         super()._configure(**arguments)
         if self.unlabeled and getattr(self.data, "unlabeled", "keep") is None:
             self.data = self.data.variant(unlabeled="keep")
+        if self.labeled_fraction is None:
+            self.data = _without_held_out(self.data)
 
     def _check(self) -> None:
-        if not 0 < self.labeled_fraction <= 1:
+        if self.labeled_fraction is None and self.labeled_per_class is not None:
+            raise InputError("labeled_fraction: null keeps all labels, and labeled_per_class some; remove one of them")
+        if self.labeled_fraction is not None and not 0 < self.labeled_fraction <= 1:
             raise InputError(f"labeled_fraction is {self.labeled_fraction}; expected a fraction above 0, up to 1")
         self._check_minimum(0, "min_per_class")
         self._check_minimum(1, "min_labeled", *([] if self.labeled_per_class is None else ["labeled_per_class"]))
@@ -148,7 +159,7 @@ class TargetDataModule(DataView):
         target, domain, _ = sample_metadata(dataset)
         rows = domain[:, self.domains.index(self.domain)].nonzero().flatten()
         if not len(rows):
-            raise InputError(f"the {split} split of domain {self.domain} has no sample; change domain or split")
+            raise EmptySplitError(f"the {split} split of domain {self.domain} has no sample; change domain or split")
         if split != "train":
             return TargetRows(dataset, rows)
         labeled = self._draw(target[rows])
@@ -167,7 +178,8 @@ class TargetDataModule(DataView):
         without = []
         for number in present:
             own = (target == number).nonzero().flatten()
-            count = max(self.min_per_class, round(self.labeled_fraction * len(own)))
+            given = 1.0 if self.labeled_fraction is None else self.labeled_fraction
+            count = max(self.min_per_class, round(given * len(own)))
             if self.labeled_per_class is not None:
                 count = self.labeled_per_class
             order = np.random.default_rng([self.seed, number]).permutation(len(own))
@@ -194,3 +206,20 @@ class TargetDataModule(DataView):
             return self._loader("train")
         kind = partial(LabeledSampler, labeled=self.rows("train").labeled, min_labeled=self.min_labeled)
         return self._loader("train", kind)
+
+    def val_dataloader(self) -> Any:
+        """Return batches of the validation split, in order; an empty list where the domain has no sample in it."""
+        try:
+            return super().val_dataloader()
+        except EmptySplitError as error:
+            rank_zero_info(f"no validation: {error}")
+            return []
+
+
+def _without_held_out(data: FusionDataModule) -> FusionDataModule:
+    """Return a data module that draws no validation, test or fuser samples."""
+    inside = data
+    while isinstance(inside, DataView):
+        inside = inside.data
+    changes = {name: 0 for name in constructor_arguments(type(inside)).keys() & _HELD_OUT if getattr(inside, name) != 0}
+    return data.variant(**changes) if changes else data

@@ -142,7 +142,7 @@ class TestRefusedArguments:
             ({"fuser_fraction": 1.0}, "fuser_fraction is 1.0; expected a fraction from 0, below 1"),
             ({"role": "fuser"}, "role is fuser, and fuser_fraction is 0, so there is no fuser training set; set it"),
             ({"protocol": "paper"}, "protocol is paper, and fuser_fraction is 0"),
-            ({"val_fraction": 0.0}, "val_fraction is 0.0; expected a fraction between 0 and 1"),
+            ({"val_fraction": -0.1}, "val_fraction is -0.1; expected a fraction from 0, below 1"),
             ({"test_fraction": 1.5}, "test_fraction is 1.5"),
             ({"mean": [0.5] * 3, "channels": 1}, "mean has 3 values for 1 channels"),
             ({"mean": [0.5] * 3}, "mean has 3 values for 1 channels"),

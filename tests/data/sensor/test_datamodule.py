@@ -87,7 +87,7 @@ class TestVariants:
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"num_workers": -1}, "num_workers is -1; expected at least 0"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
-        ({"val_fraction": 1.0}, r"val_fraction is 1\.0; expected a fraction between 0 and 1"),
+        ({"val_fraction": 1.0}, r"val_fraction is 1\.0; expected a fraction from 0, below 1"),
         ({"labels": ["a"]}, "expected two or more different names"),
     ],
 )

@@ -143,7 +143,7 @@ def test_texts_of_unknown_tokens_are_rejected_or_dropped(tmp_path):
     [
         ({"vocab_size": 100}, "vocab_size is 100; expected at least 260: 256 byte tokens"),
         ({"role": "fuser"}, "role fuser needs texts that no expert trains on; set fuser_fraction"),
-        ({"test_fraction": 1.0}, "test_fraction is 1.0; expected a fraction between 0 and 1"),
+        ({"test_fraction": 1.0}, "test_fraction is 1.0; expected a fraction from 0, below 1"),
         ({"val_fraction": 0.8, "test_fraction": 0.3}, "leave no training samples; lower them"),
         ({"labels": ["good", "good"]}, "expected two or more different names"),
     ],

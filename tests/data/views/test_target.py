@@ -1,18 +1,29 @@
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers import tiny
+from helpers.image_trees import draw_tree
 from helpers.splits import everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
+from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.image.folders import DomainImageDataModule
 from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
 from lightning_fusion.data.rows import TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
+from lightning_fusion.data.sensor.recordings import SensorDataModule
+from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.data.tensors import TensorDataModule
+from lightning_fusion.data.text.delimited import TextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 
@@ -251,3 +262,93 @@ def test_views_of_views_hide_what_either_hides():
     shown = rows.labeled.nonzero().flatten()
     view = TargetRows(rows, shown[:2], torch.tensor([True, False]))
     assert view[torch.arange(2)].target.tolist()[1] == -100 == sample_metadata(view)[0].tolist()[1]
+
+
+# ---- a target most of whose samples have no label in the files, in every modality
+
+
+def recordings(root: Path) -> FusionDataModule:
+    """Two takes of 20 windows with five labels each, and one without the column of labels."""
+    (root / "eve").mkdir()
+    for take in range(2):
+        label = [*"a" * 50, *"b" * 50, *[""] * 100][:: 1 - 2 * take]
+        lines = [f"{number % 7},{label[number]}" for number in range(200)]
+        (root / "eve" / f"{take}.csv").write_text("\n".join(["x,label", *lines]))
+    (root / "eve/2.csv").write_text("\n".join(["x", *(str(number % 7) for number in range(200))]))
+    return SensorDataModule(
+        str(root),
+        "{person}/{take}.csv",
+        ["x"],
+        "label",
+        domain_fields=["person"],
+        sample_rate_hz=10,
+        window_s=1.0,
+        step_s=1.0,
+    )
+
+
+def table(root: Path) -> FusionDataModule:
+    lines = [f"{number % 7},{number},{'ab'[number % 2] if number < 20 else ''},eve" for number in range(60)]
+    (root / "t.csv").write_text("\n".join(["x,y,label,person", *lines]))
+    return FeatureTableDataModule(str(root / "t.csv"), "label", domain_fields=["person"])
+
+
+def images(root: Path) -> FusionDataModule:
+    draw_tree(root, ["eve"], ["a", "b"], 10)
+    (root / "eve/unlabeled").mkdir()
+    for number in range(40):
+        Image.new("RGB", (4, 4), (250, number, 250)).save(root / "eve/unlabeled" / f"{number}.png")
+    return DomainImageDataModule(str(root), ignored_labels=["unlabeled"])
+
+
+def speech(root: Path, split_by: str) -> FusionDataModule:
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        label = "ab"[number % 2] if number < 20 else "unlabeled"
+        soundfile.write(root / f"{label}_eve_{number}.wav", generator.normal(size=4000), 8000, subtype="FLOAT")
+    arguments: dict[str, Any] = {"split_by": split_by, "ignored_labels": ["unlabeled"], "domain_field": "speaker"}
+    return LabeledAudioDataModule(
+        str(root), "{label}_{speaker}_{take}.wav", sample_rate_hz=8000, crop_s=0.25, eval_crop_s=0.5, **arguments
+    )
+
+
+def texts(root: Path) -> FusionDataModule:
+    lines = [f"text number {number},{'ab'[number % 2] if number < 20 else ''},eve" for number in range(60)]
+    (root / "t.csv").write_text("\n".join(["text,label,person", *lines]))
+    return TextDataModule(str(root / "t.csv"), text="text", label="label", domain_fields=["person"])
+
+
+MADE: dict[str, Any] = {
+    "recordings": recordings,
+    "table": table,
+    "images": images,
+    "speech by recording": lambda root: speech(root, "recording"),
+    "speech by speaker": lambda root: speech(root, "speaker"),
+    "texts": texts,
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_every_label_of_the_files_trains_and_the_rest_is_unlabeled(kind, tmp_path):
+    target = TargetDataModule(MADE[kind](tmp_path), "eve", labeled_fraction=None, min_labeled=4)
+    shown = everything(target).target
+    assert [int((shown == number).sum()) for number in (0, 1, -100)] == [10, 10, 40]
+    assert len(target.labeled()) == 20 and target.classes == ["a", "b"]
+    assert all(int((batch.target >= 0).sum()) >= 4 for batch in target.train_dataloader())
+    assert target.val_dataloader() == []
+    with pytest.raises(InputError, match="the test split"):
+        target.test_dataloader()
+    assert len(target.folds(2)[0].val_dataloader()) == 1  # folds of the labels are held out all the same
+    assert len(target.statistics())
+
+
+def test_own_normalization_is_that_of_all_windows_of_the_person(tmp_path):
+    data = recordings(tmp_path).variant(normalization_scope="own")
+    target = TargetDataModule(data, "eve", labeled_fraction=None)
+    values = everything(target).input
+    assert target.preprocessing["mean"] == pytest.approx([float(values.double().mean())])
+
+
+def test_a_number_of_labels_beside_all_of_them_is_rejected(tmp_path):
+    with pytest.raises(InputError, match="labeled_fraction: null keeps all labels, and labeled_per_class some"):
+        TargetDataModule(table(tmp_path), "eve", labeled_fraction=None, labeled_per_class=2)
