@@ -64,6 +64,7 @@ def select(
     similarity: Literal["cosine", "euclid", "jaccard"] = "cosine",
     rank_by: Literal["product", "centroid", "accuracy", "statistics", "random"] = "product",
     exclude: list[str] | None = None,
+    rename: dict[str, str] | None = None,
     seed: int = 0,
     max_source_gb: float = 4.0,
     imports: list[str] | None = None,
@@ -81,6 +82,7 @@ def select(
         similarity: Similarity of the statistics.
         rank_by: Criterion of the rank; product is that of all.
         exclude: Names of sources to exclude.
+        rename: Names of the target's classes for classes of the sources, such as {walking: WALK}.
         seed: Seed of rank_by random.
         max_source_gb: Maximum size of the weights of a source.
         imports: Modules to import, which define networks of sources.
@@ -102,6 +104,7 @@ def select(
         rank_by,
         exclude or (),
         seed=seed,
+        rename=rename,
     )
     files = save_selection(found, data, folder)
     rich.print(found)

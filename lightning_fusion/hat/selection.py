@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
-from lightning_fusion.data.names import as_labels, near_message
+from lightning_fusion.data.names import as_labels, canonical_label, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.preprocessing import differences
@@ -36,6 +36,7 @@ def select_sources(
     exclude: Iterable[str] = (),
     statistics: Any = None,
     seed: int = 0,
+    rename: Mapping[str, str] | None = None,
 ) -> Selection:
     """Select sources for a new domain, coarse then fine, and count the transferred bytes.
 
@@ -68,6 +69,8 @@ def select_sources(
         statistics: (S,) statistics of the target, or a function of ``target`` that returns them. ``None`` (default)
             uses ``target.statistics()``.
         seed: Random seed of ``rank_by: random``.
+        rename: Names of the target's classes for classes of the sources, such as ``{"walking": "WALK"}``. A source in
+            which two classes would have one name is not eligible.
 
     Raises:
         InputError: If the target has no labels or one class only, no source is eligible, an argument is invalid, or a
@@ -92,7 +95,7 @@ def select_sources(
     check_choices(select_sources, locals())
     _check(keep_fraction, num_sources, encoder_first, rank_by)
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    search = _Search(registry.reader(), target, list(labeled_batches(target)), rank_by, encoder_first)
+    search = _Search(registry.reader(), target, list(labeled_batches(target)), rank_by, encoder_first, rename or {})
     vector = statistics_of(target, statistics)
     try:
         search.read_cards(vector, similarity, exclude)
@@ -175,6 +178,7 @@ class _Search:
     labeled: list[Batch]
     rank_by: str
     encoder_first: bool
+    rename: Mapping[str, str]
     rows: dict[str, SelectionRow] = field(default_factory=dict)
     cards: dict[str, Card] = field(default_factory=dict)
     encoders: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -205,7 +209,7 @@ class _Search:
             shared = self.shared(card)
             row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.classes))
             row.reason = self._unfit(card, shared, len(vector))
-            if message := near_message(card.classes, self.classes, f"source {name}", "the target"):
+            if message := near_message(self.classes_of(card), self.classes, f"source {name}", "the target"):
                 warnings.warn(message, stacklevel=4)
         names = list(self.eligible)
         if not names:
@@ -222,12 +226,23 @@ class _Search:
         return {name: row for name, row in self.rows.items() if not row.reason}
 
     def shared(self, card: Card) -> list[str]:
-        known = set(card.classes)
+        known = set(self.classes_of(card))
         return [label for label in self.classes if label in known]
 
+    def classes_of(self, card: Card) -> list[str]:
+        """Return the classes of a source in the order of its outputs, by the names of the target where they differ."""
+        table = {canonical_label(old): canonical_label(new) for old, new in self.rename.items()}
+        return [table.get(label, label) for label in card.classes]
+
     def _unfit(self, card: Card, shared: Sequence[str], num_statistics: int) -> str:
+        own = self.classes_of(card)
         if not shared:
-            return f"shares no class with the target: its classes are {shorten(card.classes, 3)}"
+            return f"shares no class with the target: its classes are {shorten(own, 3)}; set rename"
+        if double := [label for label in own if own.count(label) > 1]:
+            return f"two of its classes would be {double[0]} by rename"
+        ours, theirs = getattr(self.target, "preprocessing", None) or {}, card.preprocessing or {}
+        if (message := other_channels(theirs.get("channels"), ours.get("channels"))) is not None:
+            return message
         if not set(shared) & set(self.present):
             return f"no labeled sample is of a shared class ({shorten(shared, 3)})"
         if len(card.statistics) != num_statistics:
@@ -294,12 +309,15 @@ class _Search:
         """Read one source and fill its row."""
         means = None
         if self.rank_by in ("product", "centroid"):
-            means = dict(zip(*self.reader.centroids(card), strict=True))
+            labels, values = self.reader.centroids(card)
+            table = dict(zip(card.classes, self.classes_of(card), strict=True))
+            means = {table[label]: mean for label, mean in zip(labels, values, strict=True)}
         weights = self.reader.weights(card, "encoder")
         partial = self.encoder_first and card.splits
         if not partial and card.splits:
             weights |= self.reader.weights(card, "head")
         expert = self.reader.build(card, weights, whole=not partial)
+        expert.classes = self.classes_of(card)
         self._measure(row, expert, means, accuracy=not self.encoder_first)
         if self.encoder_first:
             self.encoders[row.name] = weights
@@ -322,6 +340,7 @@ class _Search:
         """Read the head of a source whose encoder was read."""
         head = self.reader.weights(card, "head") if card.splits else {}
         expert = self.reader.build(card, self.encoders[row.name] | head)
+        expert.classes = self.classes_of(card)
         self._measure(row, expert, None, accuracy=True)
         self.experts[row.name] = expert
 
@@ -363,6 +382,21 @@ class _Search:
         """Return the rows in the order of :class:`Selection`."""
         ranked = [*chosen, *self.by("score"), *self.kept, *self.by("similarity"), *self.rows]
         return [self.rows[name] for name in dict.fromkeys(ranked)]
+
+
+def other_channels(source: Any, target: Any) -> str | None:
+    """Return why a source does not read the target's channels, names or a number of them; ``None`` if it may.
+
+    Example:
+        >>> other_channels(["x", "y", "z"], ["x", "y"])
+        'it reads the channels x, y, z, and the target has x, y'
+        >>> other_channels(["ax", "ay"], ["x", "y"])
+    """
+    if isinstance(source, int) and isinstance(target, int) and source != target:
+        return f"it reads {source} channel(s), and the target has {target}"
+    if isinstance(source, list) and isinstance(target, list) and len(source) != len(target):
+        return f"it reads the channels {shorten(source, 9)}, and the target has {shorten(target, 9)}"
+    return None
 
 
 def _check(keep_fraction: float, num_sources: int, encoder_first: bool, rank_by: str) -> None:

@@ -154,7 +154,7 @@ def test_is_the_method_in_numpy(pool, target, keep_fraction, num_sources):
         else:
             assert (row.kept, row.accuracy, row.score, row.reason) == (False, None, None, "")
     assert (rows["fay"].reason, rows["fay"].chosen) == (
-        "shares no class with the target: its classes are fox, hen",
+        "shares no class with the target: its classes are fox, hen; set rename",
         False,
     )
     assert found.table[-1].name == "fay"
@@ -442,7 +442,7 @@ class TestNotEligible:
         assert list(found.experts) == ["good_1", "good_2", "good_3"]
         reasons = {row.name: row.reason for row in found.table if row.reason}
         expected = {
-            "a_other_classes": "shares no class with the target: its classes are fox, hen",
+            "a_other_classes": "shares no class with the target: its classes are fox, hen; set rename",
             "b_unlabeled_class": "no labeled sample is of a shared class (pig)",
             "c_other_statistics": "its statistics are 3 numbers, the target's 2",
             "d_channels": "cannot be used: RuntimeError: mat1 and mat2 shapes cannot be multiplied (9x4 and 9x5)",
@@ -638,3 +638,28 @@ def test_a_data_module_that_keeps_its_labels_apart_is_asked_for_them(pool):
     some = Apart({"train": (rows.inputs[:10], rows.targets[:10])}, CLASSES, batch_size=given.batch_size)
     u = statistics(given)
     assert select(pool[0], some, statistics=u).table == select(pool[0], given, statistics=u).table
+
+
+def test_a_source_with_other_names_of_its_classes_is_read_by_those_of_the_target():
+    registry = ExpertRegistry(f"memory://{uuid.uuid4().hex}")
+    given = registry_sources.publish(registry, "a", classes=["Katze", "Hund", "owl", "pig"])
+    target = registry_sources.data()
+    found = select_sources(registry, target, statistics=[1.0, 1.0], rename={"Katze": "cat", "Hund": "dog"})
+    (expert,), (row,) = found.experts.values(), found.table
+    x = torch.randn(3, 4)
+    assert expert.classes == CLASSES and torch.equal(expert(x), given(x))
+    assert row.coverage == 1 and row.centroid_similarity == pytest.approx(1)
+    with pytest.raises(InputError, match="two of its classes would be owl by rename"):
+        select_sources(registry, target, statistics=[1.0, 1.0], rename={"Katze": "owl"})
+
+
+def test_a_source_that_reads_other_channels_is_named_by_its_card():
+    registry, source, target = (
+        ExpertRegistry(f"memory://{uuid.uuid4().hex}"),
+        *map(registry_sources.data, [CLASSES] * 2),
+    )
+    source.preprocessing = {"channels": ["a", "b", "c"], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    registry_sources.publish(registry, "a", data=source)
+    target.preprocessing = {"channels": ["a", "b"], "mean": [0, 0], "std": [1, 1]}
+    with pytest.raises(InputError, match=r"a: it reads the channels a, b, c, and the target has a, b\)"):
+        select_sources(registry, target, statistics=[1.0, 1.0])

@@ -102,6 +102,8 @@ class BaseSensorDataModule(ChannelNormalization):
     """Fields that name the domain if ``domain_fields`` is None."""
     default_group_field: ClassVar[str | None] = None
     """Field that names the group if neither ``domain_fields`` nor ``group_field`` is given."""
+    other_columns: ClassVar[str] = ""
+    """How a source reads files whose channels have other names, for messages."""
     _constant: dict[str, list[str]]  # channels without any change, by the name of a recording
     _incomplete: Source | None  # recordings that lack channels, and are left out
     _absent: dict[str, tuple[str, list[str]]]  # by domain without others, one of these and the channels that it lacks
@@ -274,7 +276,7 @@ class BaseSensorDataModule(ChannelNormalization):
             rest = (arrangement.domains[number] for number in arrangement.domain)
             pieces = {(name, of) for name, of in zip(self._source.names, rest, strict=True)}  # of one recording: once
             total = Counter([*domain, *(of for _, of in pieces)])
-            self.messages.warn(incomplete_message(others, domain, total))
+            self.messages.warn(incomplete_message(others, domain, total, self.other_columns))
             found = [*zip(domain, others.names, missing_channels(others), strict=True)][::-1]  # the first one counts
             self._absent = {name: (file, lacks) for name, file, lacks in found if name not in arrangement.domains}
         self.messages.warn(similar_message(arrangement.domains, "domains", "rename one in the data"))

@@ -62,20 +62,22 @@ class RecordingFormat:
     encoding: str = "utf-8"
 
 
-def read_recordings(paths: Sequence[str], how: RecordingFormat) -> Iterator[Recorded]:
+def read_recordings(paths: Sequence[str], formats: Sequence[RecordingFormat]) -> Iterator[Recorded]:
     """Read files one after the other, with a progress bar for many files.
 
     A channel that only some files lack is NaN in them, and without the label a recording is unlabeled.
 
     Args:
         paths: Paths of the files.
-        how: Format of the files.
+        formats: Format of each file; all have the same number of channels.
 
     Raises:
         InputError: If a file cannot be read (:func:`read_recording`), all lack a channel, or all lack the label.
     """
     without: dict[bool, list[MissingColumnsError]] = {True: [], False: []}
-    for path in track(paths, "Reading recordings", transient=True, disable=len(paths) < 1000):
+    listed = zip(paths, formats, strict=True)
+    bar = {"total": len(paths), "transient": True, "disable": len(paths) < 1000}
+    for path, how in track(listed, "Reading recordings", **bar):  # type: ignore[arg-type]
         one, errors = _read_available(path, how)
         for error in errors:
             without[how.label in error.missing].append(error)

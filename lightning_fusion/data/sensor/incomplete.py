@@ -58,13 +58,14 @@ def _select(source: Source, kept: np.ndarray) -> Source:
     )
 
 
-def incomplete_message(source: Source, domain: Sequence[str], total: Mapping[str, int]) -> str:
+def incomplete_message(source: Source, domain: Sequence[str], total: Mapping[str, int], way: str = "") -> str:
     """Return a warning about recordings that lack channels, by domain.
 
     Args:
         source: Source of these recordings.
         domain: (R,) names of their domains.
         total: Number of all recordings of each domain.
+        way: Another way to use them.
     """
     counts = Counter(domain)
     channels: dict[str, dict[str, None]] = {}
@@ -73,5 +74,5 @@ def incomplete_message(source: Source, domain: Sequence[str], total: Mapping[str
     each = (f"{counts[name]} of {total[name]} of {name} ({shorten(missing, 9)})" for name, missing in channels.items())
     return (
         f"{len(domain)} recordings lack channels and are left out, such as {source.names[0]}: {shorten(each, 9)}; to "
-        "use them, leave these channels out of channels"
+        f"use them, leave these channels out of channels{way}"
     )

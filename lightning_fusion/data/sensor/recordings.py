@@ -1,7 +1,8 @@
 """Sensor recordings in files."""
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +28,17 @@ from lightning_fusion.data.sensor.layouts import (
     numbered_columns,
     split_positions,
 )
-from lightning_fusion.data.sensor.series import Recorded, load_series
+from lightning_fusion.data.sensor.series import Recorded, load_series, rename_recorded
 from lightning_fusion.data.sensor.windowed import WindowedSensorDataModule
 from lightning_fusion.data.tables import check_delimiter
-from lightning_fusion.errors import InputError
+from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
+
+_OF_FORMAT = {
+    *("channels", "label", "labels", "columns", "delimiter", "timestamp", "timestamp_unit"),
+    *("recorded_rate_hz", "max_gap_s", "limits", "encoding"),
+}
+"""Keys of the format of a domain that differs from the others."""
 
 
 class SensorDataModule(WindowedSensorDataModule):
@@ -60,6 +67,10 @@ class SensorDataModule(WindowedSensorDataModule):
             spans a gap.
         limits: Smallest and largest permitted value of channels, ``{x_acc: [-80, 80]}``, to detect other units.
         encoding: Encoding of CSV files, such as ``utf-16``.
+        formats: Files of some domains, or groups, that differ from the others: by the name of the domain or group, its
+            own values of ``channels`` (other names, in the same order), ``label``, ``columns``, ``delimiter``,
+            ``timestamp``, ``timestamp_unit``, ``recorded_rate_hz``, ``max_gap_s``, ``limits`` and ``encoding``, and
+            ``labels``, a mapping of its labels to those of the others.
         cache: Folder in which the samples are cached for later runs, which map them into memory. ``None`` (default)
             reads the files in each run.
         **shared: Arguments of :class:`~.windowed.WindowedSensorDataModule` and
@@ -80,6 +91,8 @@ class SensorDataModule(WindowedSensorDataModule):
         (torch.Size([21, 1, 50]), ['sit', 'walk'], 6)
     """
 
+    other_columns = ", or name their own columns in formats"
+
     def __init__(
         self,
         root: str,
@@ -94,6 +107,7 @@ class SensorDataModule(WindowedSensorDataModule):
         max_gap_s: float = 0.5,
         limits: dict[str, list[float]] | None = None,
         encoding: str = "utf-8",
+        formats: dict[str, dict[str, Any]] | None = None,
         cache: str | None = None,
         **shared: Any,
     ) -> None:
@@ -101,7 +115,7 @@ class SensorDataModule(WindowedSensorDataModule):
         self.root, self.pattern, self.channels, self.label = root, pattern, channels, label
         self.columns, self.delimiter, self.limits, self.cache = columns, delimiter, limits, cache
         self.timestamp, self.timestamp_unit, self.encoding = timestamp, timestamp_unit, encoding
-        self.recorded_rate_hz, self.max_gap_s = recorded_rate_hz, max_gap_s
+        self.recorded_rate_hz, self.max_gap_s, self.formats = recorded_rate_hz, max_gap_s, formats
         self._configure()
 
     def prepare_data(self) -> None:
@@ -122,7 +136,12 @@ class SensorDataModule(WindowedSensorDataModule):
         names = [file.name for file in found]
         paths = [str(Path(self.root, name)) for name in names]
         label = str(self.label)
-        how, positions = self._format(paths, None if label in fields else label)
+        special = self._own_formats(fields, len(paths))
+        usual = [path for path, name in zip(paths, special, strict=True) if name is None]
+        how, positions = self._format(usual or paths, None if label in fields else label)
+        formats: dict[str | None, RecordingFormat] = {None: how}
+        for name in self.formats or {}:
+            formats[name] = self._format_of(name, [p for p, n in zip(paths, special, strict=True) if n == name], how)
         of_file = fields.get(label)
         if positions and POSITION in fields:
             raise InputError(
@@ -132,10 +151,14 @@ class SensorDataModule(WindowedSensorDataModule):
         key = files_key(paths, names, how, of_file)
         if positions:
             key = digest(key, json.dumps(list(positions.items())))
+        if self.formats:
+            key = digest(key, json.dumps([self.formats, special]))
 
         def read() -> Iterator[Recorded]:
-            for number, one in enumerate(read_recordings(paths, how)):
+            for number, one in enumerate(read_recordings(paths, [formats[name] for name in special])):
                 whole = one if of_file is None else one._replace(labels=of_file[number])
+                renamed = (self.formats or {}).get(special[number] or "", {}).get("labels")
+                whole = rename_recorded(whole, renamed) if renamed else whole
                 yield from split_positions(whole, how.channels, positions) if positions else (whole,)
 
         series = load_series(read(), None if self.cache is None else Path(self.cache, f"series_{key}"))
@@ -147,6 +170,35 @@ class SensorDataModule(WindowedSensorDataModule):
         moment = np.repeat(np.arange(len(names)), count)
         names = [f"{name} ({position})" for name in names for position in positions]
         return Source(series, names, fields, list(next(iter(positions.values()))), moment=moment)
+
+    def _own_formats(self, fields: Mapping[str, Sequence[str]], count: int) -> list[str | None]:
+        """Return the key of ``formats`` for each of ``count`` files; ``None`` for those of the usual format."""
+        wanted = [fields[name] for name in as_names(self.domain_fields) if name in fields]
+        domain = ["_".join(values) for values in zip(*wanted, strict=True)] or [""] * count
+        group = fields.get(str(self.group_field), domain)
+        keys: list[str | None] = [None] * count
+        for name in self.formats or {}:
+            own = [number for number in range(count) if name in (domain[number], group[number])]
+            if not own:
+                known = shorten(dict.fromkeys([*domain, *group]), 20)
+                raise InputError(f"formats: found {name!r}; expected a domain, or a group, of the files: {known}")
+            for number in own:
+                keys[number] = name
+        return keys
+
+    def _format_of(self, name: str, paths: list[str], usual: RecordingFormat) -> RecordingFormat:
+        """Return the format of the files of a key of ``formats``."""
+        assert self.formats is not None
+        other = copy.copy(self)
+        for key, value in self.formats[name].items():
+            setattr(other, key, value)
+        how, _ = other._format(paths, None if usual.label is None else str(other.label))
+        if len(how.channels) != len(usual.channels):
+            raise InputError(
+                f"formats: {name} names {len(how.channels)} channels ({shorten(how.channels, 9)}); the others have "
+                f"{len(usual.channels)} ({shorten(usual.channels, 9)}): name the same ones, in the same order"
+            )
+        return how
 
     def read_new(self, path: str) -> tuple[list[str], dict[str, Recorded]]:
         """Read a new file as those of the training, without a label."""
@@ -217,6 +269,11 @@ class SensorDataModule(WindowedSensorDataModule):
         check_delimiter(self.delimiter)
         compile_pattern(self.pattern)
         check_positions(self._positions)
+        for name, changes in (self.formats or {}).items():
+            if unknown := sorted(set(changes) - _OF_FORMAT):
+                raise InputError(f"formats: {name} sets {shorten(unknown)}; expected {shorten(sorted(_OF_FORMAT), 20)}")
+            if self._positions and "channels" in changes:
+                raise InputError(f"formats: {name} sets channels, which name positions; give channels as a list")
         for name, ends in (self.limits or {}).items():
             if name not in self._channel_names or len(ends) != 2 or not ends[0] < ends[1]:
                 raise InputError(f"limits of {name} is {ends}; expected a name among channels, and [smallest, largest]")

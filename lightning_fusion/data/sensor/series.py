@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.names import LabelForms, rename_labels
+from lightning_fusion.data.names import LabelForms, canonical_label, rename_labels
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.store import StoreWriter, cached
@@ -38,6 +38,23 @@ class Recorded(NamedTuple):
     rate_hz: float | None = None
     skipped_s: np.ndarray | None = None
     averaged: float = 0.0
+
+
+def rename_recorded(one: Recorded, names: Mapping[Any, Any]) -> Recorded:
+    """Return a recording with other names of its labels; labels that have none keep theirs.
+
+    Example:
+        >>> rename_recorded(Recorded(np.zeros((2, 1), np.float32), np.array(["1.0", "up"], object)), {"1": "go"}).labels
+        array(['go', 'up'], dtype=object)
+    """
+    if one.labels is None:
+        return one
+    known = {canonical_label(old): str(new) for old, new in names.items()}
+    if isinstance(one.labels, str):
+        return one._replace(labels=known.get(canonical_label(one.labels), one.labels))
+    written, place = np.unique(one.labels.astype(str), return_inverse=True)
+    new = np.array([known.get(canonical_label(label), label) for label in written.tolist()], object)
+    return one._replace(labels=new[place])
 
 
 @dataclass

@@ -470,3 +470,49 @@ class TestRealData:
         assert sum(len(data.rows(split)) for split in SPLITS) == 5418
         assert data._source.series.samples.isnan().sum() == 615
         assert data.preprocess(everything(data, "test").input).isfinite().all()
+
+
+class TestFormats:
+    """People whose files differ: other names of channels and labels, another rate, another delimiter."""
+
+    @pytest.fixture
+    def two(self, tmp_path):
+        """One signal as two people record it: bob with half the rate, in columns and labels of his own."""
+        signal = np.sin(np.arange(400) / 9)
+        for take in range(10):
+            for person, step, head, names in (("ann", 1, "x,y,label", "ab"), ("bob", 2, "gy;gx;activity", "21")):
+                delimiter = ";" if person == "bob" else ","
+                rows = [
+                    delimiter.join([*[f"{value:.4f}", f"{2 * value:.4f}"][:: -1 if person == "bob" else 1], label])
+                    for value, label in zip(signal[::step], np.repeat([*names], 200)[::step], strict=True)
+                ]
+                (tmp_path / person).mkdir(exist_ok=True)
+                (tmp_path / person / f"{take}.csv").write_text("\n".join([head, *rows]))
+        return tmp_path
+
+    BOB = {"channels": ["gx", "gy"], "label": "activity", "delimiter": ";", "recorded_rate_hz": 5}
+
+    def test_are_read_as_those_of_the_others(self, two):
+        bob = self.BOB | {"labels": {1: "b", 2: "a"}}
+        data = files(two, channels=["x", "y"], recorded_rate_hz=10, formats={"bob": bob}, cache=str(two / "cache"))
+        assert data.classes == ["a", "b"] and data.domains == ["ann", "bob"]
+        ann, his = (everything(data.variant(domain=name), "test") for name in ("ann", "bob"))
+        assert torch.equal(ann.target[:70], his.target[:70])  # of the first take, which ends a sample earlier
+        assert (ann.input[:70] - his.input[:70]).abs().max() < 0.02  # interpolated to twice his rate
+        ended = files(
+            two, channels=["x", "y"], recorded_rate_hz=10, formats={"bob": self.BOB}, cache=str(two / "cache")
+        )
+        assert ended.classes == ["1", "2", "a", "b"]  # another format is another entry of the cache
+
+    @pytest.mark.parametrize(
+        ("formats", "message"),
+        [
+            ({"eve": {}}, "formats: found 'eve'; expected a domain, or a group, of the files: ann, bob"),
+            ({"bob": BOB | {"channels": ["gx"]}}, r"formats: bob names 1 channels \(gx\); the others have 2 \(x, y\)"),
+            ({"bob": {"rate": 5}}, "formats: bob sets rate; expected channels, columns"),
+            (None, r"10 of 10 of bob \(x, y\); .* or name their own columns in formats"),
+        ],
+    )
+    def test_what_does_not_match_is_one_line(self, two, formats, message):
+        with pytest.warns(UserWarning, match=message) if formats is None else pytest.raises(InputError, match=message):
+            files(two, channels=["x", "y"], recorded_rate_hz=10, formats=formats).setup()
