@@ -13,6 +13,7 @@ import yaml
 
 _PATHS = ("checkpoint", "path", "model", "tokenizer")  # arguments of experts that name files
 _COLLECT = {"data", "output", "splits"}
+_OWN = {"lightning_fusion", "lightning", "torch"}  # packages that every command imports
 _FIT = {"seed_everything", "trainer", "model", "data"}
 DATA_COMMANDS = ("publish", "select")
 """Commands that take the data of a configuration of ``fit``."""
@@ -23,7 +24,8 @@ def adapted(path: str, content: dict[str, Any], training: bool, command: str = "
 
     A relative path of an expert names a file beside the configuration file, if there is one, else one in the working
     folder. A training command takes the experts of a file with experts alone for those of its model, and the data of a
-    file for ``collect`` for its data. A command with data alone takes those of a file for ``fit``.
+    file for ``collect`` for its data. A command with data alone takes those of a file for ``fit``, and
+    imports the modules of the user's own classes in its model.
 
     Args:
         path: Path of the file.
@@ -37,7 +39,8 @@ def adapted(path: str, content: dict[str, Any], training: bool, command: str = "
     if training and set(changed) == {"experts"}:
         changed = {"model": {"init_args": changed}}
     elif _has_data_for(command, training, set(changed)):
-        changed = {"data": changed["data"]}
+        imports = [] if training else sorted(_modules(changed["model"]))
+        changed = {"data": changed["data"]} | ({"imports": imports} if imports else {})
     if changed == content:
         return path
     copied = Path(tempfile.mkdtemp(dir=_folder()), Path(path).name)
@@ -50,6 +53,15 @@ def _has_data_for(command: str, training: bool, keys: set[str]) -> bool:
     if training:
         return {"data", "output"} <= keys <= _COLLECT
     return command in DATA_COMMANDS and {"data", "model"} <= keys <= _FIT
+
+
+def _modules(model: Any) -> set[str]:
+    """Return the modules of the user's own classes that the model of a configuration names."""
+    inside = model.values() if isinstance(model, dict) else model if isinstance(model, list) else ()
+    found = {module for part in inside for module in _modules(part)}
+    path = model.get("class_path") if isinstance(model, dict) else None
+    module = path.rpartition(".")[0] if isinstance(path, str) else ""
+    return found | ({module} if module and module.partition(".")[0] not in _OWN else set())
 
 
 @cache

@@ -27,6 +27,7 @@ def publish(
     classes: list[str] | None = None,
     output: Literal["logits", "probabilities"] | None = None,
     cost: float = 1.0,
+    imports: list[str] | None = None,
     overwrite: bool = False,
 ) -> Card:
     """Publish an expert in a registry: its weights, class means, and light statistics of its data.
@@ -41,11 +42,14 @@ def publish(
         classes: Names of the classes in the order of the outputs, where the checkpoint does not record them.
         output: What the network returns; logits where null.
         cost: Cost of a query.
+        imports: Modules to import, which define the network of the checkpoint; those of the model of a configuration
+            of 'fit' where null.
         overwrite: Replace a source of this name.
 
     Returns:
         The card of the source.
     """
+    import_modules(imports)
     expert = Expert(network, checkpoint, classes, output, features, cost=cost)
     where, name = ExpertRegistry(registry), name or Path(checkpoint).stem
     card = where.publish(expert, data, name, overwrite=overwrite, network=network)
@@ -85,7 +89,8 @@ def select(
         rename: Names of the target's classes for classes of the sources, such as {walking: WALK}.
         seed: Seed of rank_by random.
         max_source_gb: Maximum size of the weights of a source.
-        imports: Modules to import, which define networks of sources.
+        imports: Modules to import, which define networks of sources; those of the model of a configuration of 'fit'
+            where null.
         overwrite: Replace an earlier selection.
 
     Returns:

@@ -153,7 +153,7 @@ def build_network(
         given = spec.get("init_args") if isinstance(spec, Mapping) else None
         raise NotImportedError(
             f"network: {where} names {named}, which is not an imported module; import it first "
-            "(imports of select and predict), or set "
+            "(imports of publish, select and predict), or set "
             f"network to that class of {num_classes} classes with {given or 'no other arguments'} "
             "(a checkpoint must not import code by itself)"
         )

@@ -55,6 +55,10 @@ def test_paths_are_relative_to_the_file_or_else_to_the_working_folder(tmp_path, 
     assert paths == {"both": str(tmp_path / "here/models/both.ckpt"), "mine": "models/mine.ckpt", "none": "x.ckpt"}
     assert found["output"] == "models" and content["experts"]["both"]["init_args"]["checkpoint"] == "models/both.ckpt"
     assert adapted(file, {"data": {}}, training=False) == file  # as it is, where nothing changes
+    model = {"class_path": "lightning_fusion.ExpertModule", "init_args": {"network": {"class_path": "own.nets.Net"}}}
+    of_fit = {"model": model, "data": {"class_path": "x"}, "trainer": {"max_epochs": 1}}
+    found = yaml.safe_load(Path(adapted(file, of_fit, training=False, command="publish")).read_text())
+    assert found == {"data": {"class_path": "x"}, "imports": ["own.nets"]}
 
 
 @pytest.mark.slow

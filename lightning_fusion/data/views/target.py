@@ -153,7 +153,15 @@ class TargetDataModule(DataView):
         """Return the domain's samples of a split; unlabeled training samples have the target -100."""
         if self._held is not None and split != "train":
             return TargetRows(self.data.rows("train"), self._held)
-        dataset: Any = self.data.rows(split)
+        try:
+            dataset: Any = self.data.rows(split)
+        except EmptySplitError as error:
+            if self.labeled_fraction is not None or split == "train":
+                raise
+            raise EmptySplitError(
+                f"the {split} split of domain {self.domain} has no sample: labeled_fraction: null trains on every "
+                "label; predict new samples with predict_root, or name held-out ones in a split of the source"
+            ) from error
         if self.domain not in self.domains:
             raise InputError(f"domain is {self.domain!r}; the data have {shorten(self.domains, 20)}")
         target, domain, _ = sample_metadata(dataset)
