@@ -52,6 +52,7 @@ class Narrow(ExpertModule):
         super().__init__(partial(tiny.Net, hidden=hidden), classes, label_smoothing=0.1)
 
 
+@pytest.mark.slow
 def test_a_subclass_with_fewer_arguments_is_rebuilt_from_its_own(tmp_path):
     made, trainer = Narrow(tiny.CLASSES, hidden=7), tiny.trainer()
     trainer.fit(made, datamodule=tiny.data())

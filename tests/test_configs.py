@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,14 @@ from lightning_fusion.cli.main import main
 from lightning_fusion.cli.training import FusionCLI
 from lightning_fusion.verification.evaluation import TrialEvaluationMixin
 
-# Files on embedded data, one of each kind and method: the others are slow.
-FAST = {
-    *("experts/digits.yaml", "foe/digits.yaml", "foe/frugal_digits.yaml", "acorl/digits.yaml", "hat/digits.yaml"),
-    *("recipes/foe_digits.yaml", "recipes/frugal_digits.yaml"),
-    "foe/collect_digits.yaml",
-}
 # Arguments of recipes that make them quick where a file leaves them out; two_step needs two epochs.
 QUICK: dict[str, dict[str, Any]] = {
     "frugal": {"variants": False},
     "hat": {"epochs": 2, "num_targets": 2},
-    "acorl_shift": {"first_epochs": 1, "strengths": [1.0]},
+    "acorl_shift": {"first_epochs": 1, "strengths": [1.0], "arms": ["ACoRL 1"]},
 }
+# Recipes on embedded data that are run beside those below.
+DIGITS = {"recipes/foe_digits.yaml", "recipes/frugal_digits.yaml"}
 # New files for runs of recipes: one of each recipe and modality.
 PREDICTED = {
     "recipes/foe_folders.yaml": "data/images",
@@ -87,19 +84,14 @@ def of_kind(*kinds: str) -> list[str]:
     return [name for name in shipped() if kind(name) in kinds]
 
 
-@pytest.fixture(autouse=True)
-def _prepared(tmp_path, tmp_path_factory, monkeypatch):
+@pytest.fixture
+def prepared(tmp_path, tmp_path_factory, monkeypatch):
+    """The current folder has the data, experts and outputs that the files name."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    prepare(tmp_path_factory, tmp_path, monkeypatch)
-    yield
+    yield prepare(tmp_path_factory, tmp_path, monkeypatch)
     if wandb.run is not None:
         wandb.finish()
         wandb.teardown()  # its service keeps the folder it was started in
-
-
-def fast_and_slow(names: list[str], fast: set[str] = FAST) -> list[Any]:
-    """Parameters of which the files of the embedded data are in the fast tier, one for each method."""
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
@@ -113,19 +105,16 @@ def files_of(name: str, trainer: dict[str, Any]) -> list[str]:
     return [part for each in [*names, write_yaml(Path("override.yaml"), override)] for part in ("-c", each)]
 
 
-def alone_in_one_batch() -> list[Any]:
-    """Files that turn checkpoints off; all others train two batches, and are reloaded."""
-    return [
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in of_kind("fit", "part")
-        if read(name).get("trainer", {}).get("fast_dev_run") and name not in FAST
-    ]
+def alone_in_one_batch() -> list[str]:
+    """Files that turn checkpoints off, and one of each method; all others train two batches, and are reloaded."""
+    methods = ["foe/digits.yaml", "foe/frugal_digits.yaml", "acorl/digits.yaml", "hat/digits.yaml"]
+    return methods + [name for name in of_kind("fit", "part") if read(name).get("trainer", {}).get("fast_dev_run")]
 
 
 def recipes_of_each_kind() -> tuple[list[str], list[str]]:
     """Recipes to be run, one for each recipe and modality, and the others, whose data and networks are built."""
     names = set(of_kind("recipe"))
-    run = {name for name in names if name in PREDICTED or name in FAST or read(name).get("variants")}
+    run = {name for name in names if name in PREDICTED or name in DIGITS or read(name).get("variants")}
     known = {recipe_of(name) for name in run}
     run |= set({recipe_of(name): name for name in sorted(names, reverse=True) if recipe_of(name) not in known}.values())
     return sorted(run), sorted(names - run)
@@ -146,8 +135,19 @@ def test_a_file_of_an_unknown_kind_is_not_passed_over(tmp_path, monkeypatch):
         kind("recipes/novel_digits.yaml")
 
 
-@pytest.mark.parametrize("name", sorted(FAST & set(of_kind("fit", "part"))) + alone_in_one_batch())
+def test_one_batch_of_an_expert(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _one_batch("experts/digits.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("name", alone_in_one_batch())
 def test_one_batch_of_everything(name):
+    _one_batch(name)
+
+
+def _one_batch(name: str) -> None:
     before = {path for path in Path().rglob("*") if path.is_file()}
     keep = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "fast_dev_run": True}
     cli = main(["fit", *files_of(name, keep)])
@@ -160,21 +160,24 @@ def test_one_batch_of_everything(name):
     assert {path for path in written if Path("runs/cache") not in path.parents} <= kept
 
 
-def classes_of(name: str) -> tuple[Any, ...]:
-    """Classes of model and data of a file that is fitted: what testing and predicting depend on."""
+def parts_of(name: str) -> list[tuple[str, str]]:
+    """Class of the model and modality of a file that is fitted: what testing and predicting depend on."""
     names = [name] if kind(name) == "fit" else [BASES[name.partition("/")[0]], name]
     found = merged(read(names[0]), read(names[-1]))
-    return tuple(found[part]["class_path"] for part in ("model", "data"))
+    data = pkgutil.resolve_name(found["data"]["class_path"]).__module__.split(".")
+    return [("model", found["model"]["class_path"]), ("data", ".".join(data[:3]))]
 
 
 def fitted() -> list[str]:
     """Files that are fitted and keep checkpoints; the others are run by test_one_batch_of_everything."""
     names = [name for name in of_kind("fit", "part") if not read(name).get("trainer", {}).get("fast_dev_run")]
-    return sorted(names, key=lambda name: (name not in FAST, kind(name) != "fit", name))
+    return sorted(names, key=lambda name: ("digits" not in name, kind(name) != "fit", name))
 
 
-def first_of_each_pair() -> list[str]:
-    return list({classes_of(name): name for name in reversed(fitted())}.values())
+def first_of_each_kind() -> list[str]:
+    """The first file of each model and of each modality."""
+    first = {part: name for name in reversed(fitted()) for part in parts_of(name)}
+    return sorted(set(first.values()))
 
 
 def fit_two_batches(name: str) -> tuple[list[str], str, FusionCLI]:
@@ -189,12 +192,15 @@ def fit_two_batches(name: str) -> tuple[list[str], str, FusionCLI]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(fitted()) - set(first_of_each_pair())))
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("name", sorted(set(fitted()) - set(first_of_each_kind())))
 def test_two_batches_with_checkpoint(name):
     fit_two_batches(name)
 
 
-@pytest.mark.parametrize("name", fast_and_slow(first_of_each_pair(), {"foe/digits.yaml"}))
+@pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("name", first_of_each_kind())
 def test_two_batches_with_checkpoint_reload_test_and_predict(name):
     files, path, _ = fit_two_batches(name)
     stored = torch.load(path, weights_only=True)
@@ -248,7 +254,9 @@ def test_no_fit_writes_over_the_checkpoint_of_another():
     assert sorted(set(written)) == sorted(written)
 
 
-@pytest.mark.parametrize("name", fast_and_slow(of_kind("collect")))
+@pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("name", of_kind("collect"))
 def test_a_collection_of_a_pool_gives_a_store(name):
     outputs = collect_outputs("--output=store", name=name[12:-5])
     experts = list(read(f"experts/{name[12:-5].removesuffix('_manifest')}_pool.yaml")["experts"])
@@ -258,6 +266,7 @@ def test_a_collection_of_a_pool_gives_a_store(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize("name", recipes_of_each_kind()[1])
 def test_data_and_networks_of_the_other_recipes_fit_together(name):
     override = write_yaml(Path("override.yaml"), small(read(name)) | {"output": "run"})
@@ -270,7 +279,9 @@ def test_data_and_networks_of_the_other_recipes_fit_together(name):
         assert len(network(len(data.classes)).eval()(batch.input)) == len(batch.target)
 
 
-@pytest.mark.parametrize("name", fast_and_slow(recipes_of_each_kind()[0], {"recipes/foe_digits.yaml"}))
+@pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("name", recipes_of_each_kind()[0])
 def test_a_recipe_gives_a_report(name, monkeypatch):
     monkeypatch.setattr("lightning_fusion.recipes.acorl.classification._LATE_STEPS", 20)
     recipe = recipe_of(name)
@@ -317,7 +328,8 @@ def _check_new_files(files: str, results: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures():
+def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     name = "recipes/foe_digits.yaml"
     override = write_yaml(
         Path("override.yaml"), small(read(name)) | {"output": "run", "trainer": {"accelerator": "cpu"}}

@@ -500,6 +500,7 @@ def test_no_figure_belongs_to_pyplot_or_changes_the_style():
     assert matplotlib.pyplot.get_fignums() == [] and dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     figure = FIGURES["traffic"]()
     plotting.save(figure, tmp_path / "a.png")

@@ -59,6 +59,7 @@ def probed():
     return data, probe, members, [collect(pool, data, keep_representations=kept, **how) for kept in (True, False)]
 
 
+@pytest.mark.slow
 def test_r2_and_accuracies_are_those_of_the_validation_split(probed):
     data, probe, members, (outputs, bare) = probed
     batch = data.rows("val")[torch.arange(24)]
@@ -86,6 +87,7 @@ def test_a_probe_is_trained_as_a_plain_expert(probed):
     assert tiny.same(plain.network, probe.network)
 
 
+@pytest.mark.slow
 def test_a_network_of_few_samples_learns_an_easy_cue_and_nothing_from_noise():
     rows, target = torch.arange(60), torch.arange(60) % 3
     noise = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))

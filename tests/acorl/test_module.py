@@ -291,6 +291,7 @@ class TestSchedule:
         assert tiny.same(resumed, whole)
         assert trainer.global_step == 16
 
+    @pytest.mark.slow
     def test_a_run_that_stops_before_the_ramp_is_up_says_so(self):
         class Stop(Callback):
             def on_train_epoch_end(self, trainer, pl_module):
@@ -337,6 +338,7 @@ class TestSchedule:
 
 
 class TestEvaluation:
+    @pytest.mark.slow
     def test_accuracies_of_all_and_of_the_mean_of_probabilities(self):
         made, data = module(), tiny.data()
         fit(made)
@@ -471,6 +473,7 @@ class TestChecks:
         with pytest.raises(InputError, match="the gradient at the representation is not reversed"):
             fit(made)
 
+    @pytest.mark.slow
     def test_a_dead_projection_is_named_once(self):
         live = {"projection": lambda a, b: nn.Linear(a, b)}
         made = module(schedule=Constant(0.0), projection=Dead)
@@ -584,6 +587,7 @@ class TestCheckpoint:
         with pytest.raises(InputError, match="the model was trained with expert a of fingerprint"):
             ACoRLModule.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True, experts=others)
 
+    @pytest.mark.slow
     def test_of_a_subclass_that_passes_everything_on_holds_no_expert(self, tmp_path):
         made = Weighted(
             {"a": 2.0}, network=tiny.Net, experts=copy.deepcopy(EXPERTS), features="body", classes=tiny.CLASSES
@@ -606,6 +610,7 @@ class TestCheckpoint:
             with pytest.raises(InputError, match=r"adversary_steps is \d; the checkpoint is of a run with"):
                 tiny.trainer(4).fit(made, tiny.data(), ckpt_path=tmp_path / f"{path}.ckpt", weights_only=True)
 
+    @pytest.mark.slow
     def test_schedule_and_parts_come_back(self, tmp_path):
         made = module(schedule=DANNRamp(0.3, steepness=5.0), dissimilarity=MeanSquaredError)
         fit(made).save_checkpoint(tmp_path / "m.ckpt")
@@ -677,6 +682,7 @@ class TestDiversity:
             torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
         assert float(trainer.callback_metrics["train_diversity_loss"]) == pytest.approx(float(penalty), rel=1e-4)
 
+    @pytest.mark.slow
     def test_combines_with_the_reversal_mixing_and_missing_labels(self):
         images = {split: (torch.rand(24, 1, 8, 8), torch.arange(24) % 3) for split in ("train", "val")}
         network = partial(SmallConvNet, width=2, in_channels=1)
@@ -695,6 +701,7 @@ class TestDiversity:
             term(weight)
 
 
+@pytest.mark.slow
 def test_a_users_dissimilarity():
     made = module(dissimilarity=Halved, schedule=Constant(0.5))
     assert float(fit(made, log_every_n_steps=1).callback_metrics["train_expert_a_dissimilarity"]) > 0

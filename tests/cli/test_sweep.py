@@ -201,6 +201,7 @@ class TestTrials:
         with pytest.raises(InputError, match="all 3 trials failed; the last one: no memory"):
             main(["sweep", written(), "--output=other", "--trials=9"])
 
+    @pytest.mark.slow
     def test_a_metric_that_is_not_logged_ends_it_with_those_that_are(self, ran):
         with pytest.raises(InputError, match="has val_f1, which trial 0 did not log; it logged val_accuracy"):
             main(["sweep", written(metric={"name": "val_f1", "goal": "maximize"}), "--output=out"])
@@ -213,6 +214,7 @@ class TestTrials:
         with pytest.raises(InputError, match="trials is 0"):
             main(["sweep", written(), "--output=out", "--trials=0"])
 
+    @pytest.mark.slow
     def test_a_folder_of_any_name_has_its_own_database_and_one_of_other_files_is_left_alone(self, ran):
         for name in ("a?b#c%20", "a?d"):
             main(["sweep", written(), f"--output={name}", "--trials=1"])

@@ -70,6 +70,7 @@ class TestTables:
         ["1", "2.5", " 3", "4 ", "-1e300", "", "?", " ? ", "nan", "inf", "x", "True", '"5"', '"a,b"']
     )
 
+    @pytest.mark.slow
     @given(
         rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=4),
         numbers=st.integers(0, 3),

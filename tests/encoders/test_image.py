@@ -51,6 +51,7 @@ class TestBatchAffine:
         assert all(one != other for one, other in zip(kept, mirrored, strict=True))
         assert 12 < sum(mirrored) < 52
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [(8, 8), (16, 8)])
     def test_shifts_move_whole_pixels_and_let_black_in(self, size):
         images = torch.rand(200, 1, *size)

@@ -1,5 +1,6 @@
 """Different states have different fingerprints, equal states equal ones, in any process."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -112,14 +113,16 @@ def test_objects_that_contain_themselves():
 
 @pytest.mark.slow
 def test_another_process_gives_the_same_digest():
+    state = [{"b", "a", "c"}, LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), {"x": 1.5}]
     code = (
         "from sklearn.linear_model import LogisticRegression\nimport numpy as np\n"
         "from lightning_fusion.experts.identity import state_digest\n"
         "print(state_digest([{'b', 'a', 'c'}, LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), {'x': 1.5}]))"
     )
     command = [sys.executable, "-c", code]
-    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
-    assert len(found) == 1
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert found.strip() == str(state_digest(state))
 
 
 def test_version_counts_for_every_expert():

@@ -238,6 +238,7 @@ class TestFrozenExperts:
 
 
 class TestRawInput:
+    @pytest.mark.slow
     @pytest.mark.parametrize("target", ["label", "expert"])
     def test_gives_the_fuser_of_stored_outputs(self, target):
         pool, data = tiny.pool(), tiny.data(batch_size=8)
@@ -416,6 +417,7 @@ class TestFacts:
         with pytest.raises(InputError, match="another expert a: its fingerprint is"):
             fit(module, outputs)
 
+    @pytest.mark.slow
     def test_a_fuser_is_not_tested_on_answers_of_other_experts(self, tmp_path):
         one, other = (collect(tiny.pool(seed), tiny.data(), trainer=tiny.trainer()) for seed in (0, 1))
         trainer, module = tiny.trainer(), FoEFuserModule(**one.fuser_arguments(), network=SMALL)
@@ -450,6 +452,7 @@ class TestCheckpoints:
         }
         assert content["experts"] == module.pool.metadata()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("factories", "kind"),
         [
@@ -512,6 +515,7 @@ class TestCheckpoints:
         alone = FoEFuserModule.load_from_checkpoint(path, weights_only=True)
         assert tiny.same(alone.network, made.network)
 
+    @pytest.mark.slow
     def test_what_was_trained_goes_on_training(self, tmp_path):
         made = FoEFuserModule(tiny.experts(), network=SMALL)
         path = self.saved(tmp_path, made)

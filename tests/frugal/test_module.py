@@ -93,6 +93,7 @@ def check_same(found: dict, expected) -> None:
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_decisions_are_those_of_a_fit_without_trainer(self):
         outputs = stored()
         fitted = module(outputs)
@@ -142,6 +143,7 @@ class TestFit:
         answer = by_hand(outputs, "val")
         assert float(trainer.callback_metrics["val_cost"]) == pytest.approx(float(answer.cost.mean()))
 
+    @pytest.mark.slow
     def test_bfloat16_changes_no_decision(self):
         outputs = stored()
         fitted = module(outputs)
@@ -204,6 +206,7 @@ class TestFiles:
     def outputs(self) -> ExpertOutputs:
         return stored()
 
+    @pytest.mark.slow
     def test_the_folder_serves(self, outputs, tmp_path):
         fit(module(outputs, folder=str(tmp_path / "policy")), outputs)
         served = module(outputs, FrugalFoE(), folder=str(tmp_path / "policy"))

@@ -414,6 +414,7 @@ class TestLoss:
 
 
 class TestCurve:
+    @pytest.mark.slow
     def test_equals_a_prediction_at_each_trade_off(self):
         outputs, targets = specialists()
         queries, goal = specialists(100, seed=1)
@@ -442,6 +443,7 @@ class TestCurve:
 
 
 class TestSigns:
+    @pytest.mark.slow
     def test_abstains_where_the_risk_is_larger(self):
         outputs, targets = specialists()
         answer = FrugalFoE(abstain_above=0.1).fit(outputs, targets).predict(outputs)
@@ -532,6 +534,7 @@ FAMILIES = {
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 class TestFiles:
+    @pytest.mark.slow
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.usefixtures("few_steps")
     def test_a_saved_policy_answers_alike(self, tmp_path, family):
@@ -549,6 +552,7 @@ class TestFiles:
         assert again.metadata() == policy.metadata()
         assert policy.curve(outputs, targets, [0.1]).cost == again.curve(outputs, targets, [0.1]).cost
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -1091,13 +1095,13 @@ class TestServing:
     @pytest.mark.parametrize("neighbors", [10, 100])
     def test_answers_do_not_depend_on_the_batch_or_on_numba(self, neighbors, monkeypatch):
         generator = np.random.default_rng(0)
-        shares = generator.multinomial(20, [0.25] * 4, size=(6, 300)) / 20  # float64 fractions: many equal distances
+        shares = generator.multinomial(20, [0.25] * 4, size=(5, 160)) / 20  # float64 fractions: many equal distances
         outputs = {f"e{k}": torch.from_numpy(values) for k, values in enumerate(shares)}
-        targets = torch.from_numpy(generator.integers(4, size=300))
-        queries = {name: values[:40] for name, values in outputs.items()}
+        targets = torch.from_numpy(generator.integers(4, size=160))
+        queries = {name: values[:16] for name, values in outputs.items()}
         whole = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets).predict(queries)
         fresh = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets)
-        single = [fresh.predict({name: v[row : row + 1] for name, v in queries.items()}) for row in reversed(range(40))]
+        single = [fresh.predict({name: v[row : row + 1] for name, v in queries.items()}) for row in reversed(range(16))]
         assert torch.equal(whole.queried, torch.cat([answer.queried for answer in reversed(single)]))
         monkeypatch.setattr("lightning_fusion.frugal.neighbors.installed", lambda name: False)
         plain = FrugalFoE(trade_off=0.005, neighbors=neighbors).fit(outputs, targets).predict(queries)

@@ -67,6 +67,7 @@ def test_one_of_several_owners_is_drawn_evenly_and_always_the_same():
     assert np.array_equal(_drawn(owned[100:], index[100:]), drawn[100:])
 
 
+@pytest.mark.slow
 def test_batches_hold_the_chosen_experts_side_by_side(tmp_path):
     store = collected(tmp_path)
     data = EmbeddingsDataModule(str(tmp_path / "store"), ["b", "a"], batch_size=5)

@@ -63,6 +63,7 @@ class TestChoice:
         direct = module.network(torch.from_numpy((train - train.mean(0)) / train.std(0)).float())
         torch.testing.assert_close(module(torch.from_numpy(train)), direct, atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_a_checkpoint_knows_the_experts_it_was_trained_with(self, store, tmp_path):
         data = EmbeddingsDataModule(store, ["b"])
         trainer = tiny.trainer(1)
@@ -83,6 +84,7 @@ class TestChoice:
 
 
 class TestPredict:
+    @pytest.mark.slow
     @pytest.mark.parametrize("reads", ["both", "input"])
     def test_each_input_gets_the_text_of_the_expert_chosen_for_it(self, reads, tmp_path):
         experts = generation_script.experts()

@@ -197,7 +197,7 @@ def torture(job: Job, events: int | None = None, moments: int = 0, seed: int = 0
         lasts = time.perf_counter() - begin
         expected = forked(job.result, Path(base) / "work")
         count = min(number, *(limit for limit in (events, job.events) if limit is not None), number)
-        chosen = [place * number // count for place in range(count)]
+        chosen = [(2 * place + 1) * number // (2 * count) for place in range(count)]
         draw = random.Random(seed)
         kills: list[tuple[str, Callable[..., bool]]] = [
             (f"event {event} of {number}", partial(kill_at, event=event)) for event in chosen

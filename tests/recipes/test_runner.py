@@ -48,6 +48,7 @@ class Dice(Recipe):
 
 
 class TestSeeds:
+    @pytest.mark.slow
     def test_a_seed_that_is_added_is_done_alone_and_the_report_is_that_of_a_new_run(self, tmp_path):
         run_recipe(Dice(), tmp_path / "run", [0])
         dice = Dice()
@@ -60,6 +61,7 @@ class TestSeeds:
         }
         assert (tmp_path / "run/run.json").read_text() == (tmp_path / "new/run.json").read_text()
 
+    @pytest.mark.slow
     def test_a_removed_seed_stays_in_the_folder_and_is_reported(self, tmp_path, capsys):
         run_recipe(Dice(), tmp_path / "run", [0, 1])
         report = run_recipe(Dice(), tmp_path / "run", [1])

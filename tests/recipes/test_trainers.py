@@ -107,6 +107,7 @@ def test_a_stage_without_validation_has_one_where_the_block_needs_it(block, batc
     assert Trainers(CPU | block, tmp_path).trainer("a", validates=False).limit_val_batches == batches
 
 
+@pytest.mark.slow
 def test_every_stage_logs_into_a_folder_of_its_own(tmp_path):
     trainers = Trainers(CPU | {"logger": LOGGER}, tmp_path)
     for stage in ("seed_0/one", "seed_0/two"):

@@ -135,6 +135,7 @@ class TestPublished:
                 assert [registry.load(name).fingerprint for name in names] == [folder.load(names[0]).fingerprint] * 5
         assert not (Path(folder.address).parent / "up").exists()
 
+    @pytest.mark.slow
     def test_a_compiled_network_is_published_as_it_was(self, registry):
         given = registry_sources.expert()
         compiled = Expert(torch.compile(given.network, backend="eager"), classes=CLASSES, features="body")
@@ -485,6 +486,7 @@ class TestDistrust:
 class TestNetwork:
     """A web server before a folder; connections break."""
 
+    @pytest.mark.slow
     def test_what_a_server_shows_is_read(self, folder):
         for name in ("a b", "100%25", "häuser#?&"):
             registry_sources.publish(folder, name, seed=1)

@@ -138,6 +138,7 @@ class TestEvaluation:
         tiny.trainer(limit_val_batches=0, limit_train_batches=1).fit(made, datamodule=Voices(batch_size=1))
         assert all(p.isfinite().all() for p in made.parameters())
 
+    @pytest.mark.slow
     def test_every_epoch_starts_anew(self):
         made, data = module(), Voices(known=4)
         trainer = tiny.trainer(2)
@@ -208,6 +209,7 @@ class TestLimitedRuns:
 
 
 class TestCheckpoint:
+    @pytest.mark.slow
     def test_is_an_ordinary_expert_with_the_embedding_as_features(self, tmp_path):
         made, data, trainer = module(), Voices(), tiny.trainer(2)
         trainer.fit(made, datamodule=data)
@@ -221,6 +223,7 @@ class TestCheckpoint:
         assert torch.equal(torch.cat([part["index"] for part in parts]), rows.index)
         torch.testing.assert_close(torch.cat([part["embedding"] for part in parts]), features)
 
+    @pytest.mark.slow
     def test_holds_plain_data_alone_and_rebuilds_the_module(self, tmp_path):
         made, trainer = module(p_target=0.05), tiny.trainer()
         trainer.fit(made, datamodule=Voices())
@@ -284,6 +287,7 @@ class TestRefused:
         with pytest.raises(InputError, match=message):
             module(**arguments)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("layer", "message"),
         [

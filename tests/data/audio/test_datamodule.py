@@ -70,6 +70,7 @@ class TestSplits:
         assert [heard(data, split) for split in SPLITS] == [set(names(4, start)) for start in (0, 10, 20)]
         assert data.rows("test").rows.tolist() == list(range(24, 36))
 
+    @pytest.mark.slow
     def test_the_seed_draws_speakers(self, tree):
         drawn = {tuple(sorted(heard(folders(tree, seed=seed), "test"))) for seed in range(6)}
         assert len(drawn) > 2

@@ -103,6 +103,7 @@ class TestSplitByRecording:
             assert all(pairs.count(pair) == count for pair in pairs) and len(pairs) == 6 * count
         assert data.domains == ["s0", "s1", "s2"] and data.classes == ["0", "1"]
 
+    @pytest.mark.slow
     def test_a_domain_has_its_own_recordings_and_the_splits_of_all(self, tmp_path):
         whole, one = (self.words(tmp_path / "words", **how) for how in ({}, {"domain": "s1"}))
         assert one.own_domains == ["s1"] and one.domains == whole.domains
@@ -115,6 +116,7 @@ class TestSplitByRecording:
         with pytest.raises(InputError, match="domain is 's9'; expected one or several of the 3 domains s0, s1, s2"):
             self.words(tmp_path / "words", domain="s9").rows("train")
 
+    @pytest.mark.slow
     def test_statistics_are_moments_of_the_spectrum(self, tmp_path):
         one, other = (self.words(tmp_path / "words", domain=name) for name in ("s0", "s1"))
         found = one.statistics()

@@ -47,6 +47,7 @@ class TestCleanProtocol:
         used = set().union(*(rows(part, split) for part in (fuser, *experts) for split in SPLITS))
         assert used == set(range(1797))
 
+    @pytest.mark.slow
     def test_an_expert_has_the_rows_of_its_classes_under_local_numbers(self):
         fuser, experts = roles(digits())
         source = load_digits().target

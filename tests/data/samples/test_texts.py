@@ -37,6 +37,7 @@ def test_a_data_module_keeps_its_texts(tmp_path):
     assert plain.fingerprint("test") == data.fingerprint("test")  # a store can be completed with either
 
 
+@pytest.mark.slow
 def test_each_model_reads_with_its_own_tokenizer(tmp_path):
     folders, experts = ("one", "two"), {}
     for number, name in enumerate(folders):

@@ -43,6 +43,7 @@ class TestOwnSource:
 
 
 class TestVariants:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "kept"),
         [
@@ -68,6 +69,7 @@ class TestVariants:
             fresh.fingerprint(split) for split in ("train", "test")
         ]
 
+    @pytest.mark.slow
     def test_what_is_measured_over_all_domains_is_measured_once(self):
         data = SyntheticSensorDataModule()
         one, other = data.variant(domain="p0_phone"), data.variant(domain="p1_phone")

@@ -60,6 +60,7 @@ class TestPositions:
         assert all(len(splits) == 3 and len(set(splits)) == 1 for splits in held.values())
         assert {split for splits in held.values() for split in splits} == {0, 1, 2}
 
+    @pytest.mark.slow
     def test_with_a_cache(self, folder, tmp_path):
         first = positions(folder, cache=str(tmp_path)).fingerprint("train")
         assert (

@@ -54,6 +54,7 @@ def new(labeled, tmp_path) -> Path:
 
 
 class TestRecordings:
+    @pytest.mark.slow
     def test_are_windows_of_the_training(self, labeled, new):
         data = SensorDataModule(str(labeled), **HOW)
         known = data.preprocessing
@@ -157,6 +158,7 @@ class TestRecordings:
 
 
 class TestModels:
+    @pytest.mark.slow
     def test_a_pool_converts_to_the_statistics_of_each_expert(self, labeled, new):
         data = SensorDataModule(str(labeled), **HOW)
         torch.manual_seed(0)

@@ -75,11 +75,13 @@ class TestSplits:
             assert [sum(name.startswith(f"p{person}/") for name in part) for part in found] == [7, 1, 2]
         assert found != [takes(files(tree, seed=seed + 10), split) for split in SPLITS]
 
+    @pytest.mark.slow
     def test_a_domain_has_the_splits_it_has_among_all(self, tree):
         data, own = files(tree), files(tree, domain="p3")
         for split in SPLITS:
             assert takes(own, split) == {name for name in takes(data, split) if name.startswith("p3/")}
 
+    @pytest.mark.slow
     def test_sessions_stay_together(self, spsw):
         data = SensorDataModule(**spsw)
         assert data.groups == {"s07_sp": "s07", "s07_sw": "s07"}
@@ -172,6 +174,7 @@ class TestFacts:
         data = files(tmp_path, pattern="{person}/{activity}_{take}.csv", label="activity")
         assert data.classes == ["a", "b"] and len(data._cut.starts) == 60
 
+    @pytest.mark.slow
     def test_normalized_with_the_training_windows_or_given_values(self, spsw):
         data = SensorDataModule(**spsw, domain="s07_sp", normalization_scope="own")
         inputs = data.preprocess(everything(data, "train").input)
@@ -290,6 +293,7 @@ class TestUnlabeled:
         with pytest.raises(InputError, match="unlabeled is 'use'; expected keep, drop"):
             partly.variant(unlabeled="use")
 
+    @pytest.mark.slow
     def test_a_target_keeps_them_unless_told_otherwise(self, partly):
         data = TargetDataModule(partly, "p", labeled_fraction=0.5)
         many, few = len(data.rows("train")), len(data.labeled())

@@ -93,6 +93,7 @@ def mixed(domain: str, overlap: float) -> OverlapDataModule:
     return OverlapDataModule(SyntheticSensorDataModule(), domain, overlap)
 
 
+@pytest.mark.slow
 def test_the_rows_of_an_experts_domain_make_room_for_rows_of_all_domains():
     data = SyntheticSensorDataModule()
     own = set(data.variant(domain="p1_watch").rows("train").rows.tolist())
@@ -107,6 +108,7 @@ def test_the_rows_of_an_experts_domain_make_room_for_rows_of_all_domains():
     assert shares.max() < 0.3  # of eight domains: drawn from all of them alike
 
 
+@pytest.mark.slow
 def test_an_overlapping_expert_counts_the_classes_that_it_has_rows_of():
     data = DigitsDataModule(num_domains=5, classes_per_domain=2, fuser_fraction=0.2)
     plain, some = OverlapDataModule(data, data.domains[0], 0), OverlapDataModule(data, data.domains[0], 0.5)

@@ -39,6 +39,7 @@ def sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("any", "a.pt2"), ("fixed", "a.pt2"), ("script", "a.pt")])
 def test_the_answers_are_those_of_the_network(tmp_path, kind, name):
     path, rows = save(tmp_path / name, kind), torch.randn(5, 4)

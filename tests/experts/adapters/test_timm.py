@@ -21,6 +21,7 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_librarys_own_pipeline(folder, opened):
     network = timm.create_model(f"local-dir:{folder / 'timm'}", pretrained=True).eval()
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
@@ -62,6 +63,7 @@ def test_a_folder_of_pickles_is_rejected(tmp_path):
         TimmExpert(str(path))
 
 
+@pytest.mark.slow
 def test_arguments_of_the_training_are_given_again(tmp_path, opened):
     network = timm.create_model("resnet10t", num_classes=2, in_chans=1).eval()
     torch.save(network.state_dict(), tmp_path / "gray.pth")

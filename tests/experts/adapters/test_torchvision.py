@@ -17,6 +17,7 @@ def checkpoint(tmp_path_factory) -> str:
     return models.torchvision_weights(tmp_path_factory.mktemp("weights") / "field.pth", MODEL)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_librarys_own_pipeline(checkpoint, opened):
     expert = TorchvisionExpert(MODEL, "IMAGENET1K_V1", checkpoint, CLASSES)
     prepare = get_model_weights(MODEL).IMAGENET1K_V1.transforms()

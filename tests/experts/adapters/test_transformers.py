@@ -47,6 +47,7 @@ class TestClassifiers:
             torch.testing.assert_close(features[number], expected, atol=1e-5, rtol=0)
             torch.testing.assert_close(probabilities[number], raw.logits.softmax(1)[0], atol=1e-5, rtol=0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["bert", "gpt2"])
     def test_padding_may_stand_on_the_left(self, tmp_path, kind):
         expert = Expert.from_transformers(language_models.save_classifier(tmp_path, kind))
@@ -59,6 +60,7 @@ class TestClassifiers:
         ):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
+    @pytest.mark.slow
     def test_metadata(self, tmp_path):
         path = language_models.save_classifier(tmp_path / "a", labels=["x", "y"])
         tokenizer = TextTokenizer.train(["a text"], 300, lowercase=False)
@@ -222,6 +224,7 @@ def network(request, tmp_path_factory) -> TransformersGenerator:
 
 
 class TestGenerators:
+    @pytest.mark.slow
     def test_padding_changes_neither_text_nor_embedding(self, network):
         input = batch([3, 20, 9], width=25)
         texts = network.generate(input, 6)

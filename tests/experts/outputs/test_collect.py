@@ -148,6 +148,7 @@ class TestOnce:
             ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path)
         assert ask(tiny.pool(), data(tiny.DOMAINS[::-1]), tmp_path, overwrite=True).domains == tiny.DOMAINS[::-1]
 
+    @pytest.mark.slow
     def test_representations_are_added_to_a_store_without(self, tmp_path):
         pool = tiny.pool(features="body")
         ask(pool, tiny.data(), tmp_path)

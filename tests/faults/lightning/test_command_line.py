@@ -203,6 +203,7 @@ class TestNothingIsReplaced:
         assert message.startswith("trainer.default_root_dir: runs/digits is the folder of ")
         assert found in message and message.endswith("as in --trainer.default_root_dir=runs/mine")
 
+    @pytest.mark.slow
     def test_one_option_moves_everything_that_a_shipped_file_writes(self):
         for path in CONFIGS.rglob("*.yaml"):
             content = yaml.safe_load(path.read_text())
@@ -262,6 +263,7 @@ class TestTrainsNothing:
         message = refused(["fit", *FUSER, f"--trainer.{key}=0"])
         assert message == f"trainer.{key}: found 0, with which fit trains nothing; give a positive number"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("key", ["limit_train_batches", "max_steps"])
     def test_a_recipe_says_so(self, key, folder):
         args = ["recipe", "foe", "-c", "recipes/foe_digits.yaml", "--output=run", f"--trainer.{key}=0"]
@@ -339,6 +341,7 @@ class TestProcesses:
 
 
 class TestFilesOfAnotherKind:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("args", "says"),
         [

@@ -70,6 +70,7 @@ def test_hooks_with_super_and_hooks_that_the_library_lacks_are_not_reported():
                 return torch.optim.SGD(self.network.parameters(), lr=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["ExpertModule", "FoEFuserModule", *(pytest.param(name, marks=pytest.mark.slow) for name in ("HaTJointModule",))],

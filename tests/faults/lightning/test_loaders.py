@@ -148,6 +148,7 @@ def test_a_store_of_pairs_has_their_positions(shuffle):
         np.testing.assert_allclose(outputs["train"].probabilities[name], expert(inputs).numpy(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:neighbors is", "ignore:the fuser of all experts")
 def test_experts_that_read_texts_are_fused_and_queried():
     pool, data = ExpertPool(readers(), tiny.CLASSES), Pairs(texts=True, shuffle=False)

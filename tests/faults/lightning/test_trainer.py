@@ -50,6 +50,7 @@ def test_a_validated_module_trains_again(name, tmp_path):
     assert trainer.callback_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ExpertModule", "FoEFuserModule", "ACoRLModule", "HaTJointModule"])
 def test_a_new_module_is_validated_and_then_trained(name, tmp_path):
     module, data = modules.made(name, tmp_path)

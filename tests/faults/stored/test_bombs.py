@@ -141,6 +141,7 @@ class TestImages:
         with pytest.raises(InputError, match=r"1\.png \(169 megapixels; max_megapixels is 80\)"):
             ImageDataModule(str(large_image), image_size=8, channels=1).setup("fit")
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")
     def test_skipped(self, large_image):
         data = ImageDataModule(str(large_image), image_size=8, channels=1, skip_unreadable=True)

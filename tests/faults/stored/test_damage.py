@@ -127,6 +127,7 @@ def check(stored: Stored, folder: Path, kind: str, count: int) -> None:
         file.write_bytes(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["outputs", "card"])
 def test_a_damaged_file_is_rejected(kind, stored, tmp_path):
     check(stored, tmp_path / kind, kind, 8)

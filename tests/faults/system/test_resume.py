@@ -327,6 +327,7 @@ class TestRequests:
         run(pool_of(a=a, b=b), tmp_path, retry_missing=True)
         assert sum(b.queried.values()) == calls
 
+    @pytest.mark.slow
     def test_representations_that_come_later_leave_the_answers_of_other_experts(self, tmp_path):
         pool, using = tiny.pool(features="body"), tiny.data()
         collect(pool, using, tmp_path, trainer=tiny.trainer())

@@ -113,6 +113,7 @@ class TestFullDisk:
             torch.save({"weights": torch.zeros(10_000)}, draft)
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_of_a_checkpoint_leaves_the_old_one(self, tmp_path, monkeypatch):
         pool, data, saved = tiny.pool(), tiny.data(), ModelCheckpoint(tmp_path, "a", enable_version_counter=False)
         trainer = tiny.trainer(2, enable_checkpointing=True, callbacks=[saved])

@@ -107,6 +107,7 @@ class TestAlignedByName:
         ):
             trainer.test(module, turned)
 
+    @pytest.mark.slow
     def test_a_policy(self):
         plain, told = self.pools()
         store = collect(told, tiny.data(rows={"train": 40, "val": 9, "test": 11}), trainer=tiny.trainer())

@@ -46,11 +46,13 @@ class TestContent:
         monkeypatch.setattr(os, "open", None)
         assert equal_files([tmp_path / str(number) for number in range(5)]).tolist() == list(range(5))
 
+    @pytest.mark.slow
     @given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), max_size=12))
     def test_of_rows(self, values):
         rows = np.array(values, np.int16).reshape(-1, 3)
         assert equal_rows(rows).tolist() == [values.index(value) for value in values]
 
+    @pytest.mark.slow
     @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=3), min_size=1, max_size=12))
     def test_of_samples_of_several_rows(self, values):
         lengths = np.array([len(value) for value in values])

@@ -87,6 +87,7 @@ class TestCanonicalForm:
     def test_several_labels_are_not(self, names):
         assert similar_names(names) == []
 
+    @pytest.mark.slow
     @given(st.lists(st.text(), unique=True))
     def test_every_text_has_a_form(self, names):
         assert sum(map(len, similar_names(names))) <= len(names)

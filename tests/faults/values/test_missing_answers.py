@@ -251,6 +251,7 @@ class TestDiagnose:
 
 
 class TestFuser:
+    @pytest.mark.slow
     def test_trains_and_predicts(self):
         outputs = store(mask())
         for target in ("label", "expert"):
@@ -312,6 +313,7 @@ class TestFuser:
 
 
 class TestPolicy:
+    @pytest.mark.slow
     def test_is_fitted_on_complete_samples_and_continues_without_missing_answers(self):
         absent = mask()
         outputs, target = fixed()
@@ -473,6 +475,7 @@ class TestPermutations:
             e.name: (e.missing, pytest.approx(e.accuracy)) for e in other.experts
         }
 
+    @pytest.mark.slow
     @settings(max_examples=5, deadline=None)
     @given(order=st.permutations(range(ROWS)), names=st.permutations("abc"), seed=st.integers(0, 99))
     def test_of_calibration_samples_and_experts_of_a_policy(self, order, names, seed):
@@ -486,6 +489,7 @@ class TestPermutations:
         assert torch.equal(found.queried[:, columns], plain.queried)
         assert torch.equal(found.probabilities, plain.probabilities) and torch.equal(found.cost, plain.cost)
 
+    @pytest.mark.slow
     @settings(max_examples=4, deadline=None)
     @given(
         orders=st.tuples(*[st.permutations(range(3))] * 3),

@@ -122,6 +122,7 @@ class TestRawInput:
         raw = data.rows("test")[torch.arange(min(64, len(data.rows("test"))))].input
         return data, trained(data, network, path), network, raw, message
 
+    @pytest.mark.slow
     def test_is_rejected(self, case):
         _, path, network, raw, message = case
         with pytest.raises(InputError, match=message):
@@ -195,6 +196,7 @@ class TestTrainedElsewhere:
             call()
         return [str(each.message) for each in caught if str(each.message).startswith("preprocessing:")]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", list(DATA))
     def test_collect_reports_it_once(self, kind, folders):
         data = self.DATA[kind](folders[0])
@@ -305,6 +307,7 @@ class TestStatistics:
         everyone, _, path = folders
         assert Expert(partial(Flat, width=20), path).preprocessing == sensors(everyone).preprocessing
 
+    @pytest.mark.slow
     def test_are_recorded_by_a_subclass_without_that_argument(self, folders, tmp_path):
         everyone, *_ = folders
         trainer = tiny.trainer(limit_train_batches=1, limit_val_batches=0)
@@ -337,6 +340,7 @@ class TestStatistics:
 
         torch.testing.assert_close(*self.same(folders, predict))
 
+    @pytest.mark.slow
     def test_other_ones_are_said_once(self, folders, caplog):
         everyone, one, path = folders
         message = "normalization: mean and std are those of the model's training, not of these data"
@@ -357,6 +361,7 @@ class TestStatistics:
         tiny.trainer(limit_train_batches=1, limit_val_batches=0).fit(module, datamodule=data)
         assert seen == [before] and module.preprocessing == before
 
+    @pytest.mark.slow
     def test_of_experts_that_are_collected(self, folders, caplog):
         def stored(data, path):
             pool = ExpertPool({"a": Expert(partial(Flat, width=20), path)})
@@ -377,6 +382,7 @@ class TestStatistics:
             expected = Expert(partial(Flat, width=20), each, raw_input=True)(raw)
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
 
+    @pytest.mark.slow
     def test_of_an_expert_that_is_published(self, folders):
         """Its centroids are those of its own input."""
         everyone, one, path = folders
@@ -407,6 +413,7 @@ class TestStatistics:
         np.testing.assert_allclose(found, expert(other.preprocess(raw)), atol=1e-6)
         assert seen == [other.preprocessing] and seen[0]["mean"] != expert.preprocessing["mean"]
 
+    @pytest.mark.slow
     def test_before_a_module_of_the_users(self, folders):
         """Behind other statistics, a resize gets what it gets behind those of the training."""
         everyone, one, _ = folders
@@ -432,6 +439,7 @@ class TestStatistics:
 
         torch.testing.assert_close(*self.same(folders, fused), atol=1e-5, rtol=0)
 
+    @pytest.mark.slow
     def test_behind_a_view(self, folders):
         everyone, one, path = folders
         data = RoleDataModule(sensors(one, domain_fields=["person"]))

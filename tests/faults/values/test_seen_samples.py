@@ -68,6 +68,7 @@ class TestDigests:
         assert np.isin(fuser.sample_digests("train"), data.sample_digests("val")).all()
         assert not np.isin(fuser.sample_digests("train"), expert.sample_digests("train")).any()
 
+    @pytest.mark.slow
     def test_of_texts_do_not_depend_on_the_tokenizer(self):
         pytest.importorskip("tokenizers")
         from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
@@ -87,6 +88,7 @@ class TestDigests:
 
 
 class TestCheckpoints:
+    @pytest.mark.slow
     def test_record_the_training_samples_compactly(self, tmp_path):
         rows = {"train": 200, "val": 9, "test": 11}
         data = tiny.data(rows=rows)
@@ -175,6 +177,7 @@ class TestStores:
         assert [expert.seen for expert in found.experts] == [20, 20, 20] and all(e.leaks for e in found.experts)
         assert found.findings[0].startswith("LEAK: experts were trained on samples of the fuser training set (60 rows")
 
+    @pytest.mark.slow
     def test_the_validation_split_trains_a_fuser_without_a_leak(self, experts, tmp_path):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="60 of 60 samples")
@@ -235,6 +238,7 @@ class TestStatisticalCheck:
         assert any("The leak check is not conclusive" in line and "is not excluded" in line for line in found.findings)
         assert all(expert.leak_bound >= own - unseen for expert in found.experts)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.97])
     def test_clean_experts_are_rarely_accused(self, accuracy):
         generator, accused = np.random.default_rng(0), 0
@@ -243,6 +247,7 @@ class TestStatisticalCheck:
             accused += diagnose(outputs_of(own, unseen, 600, 300)).experts[0].leaks
         assert accused <= 2 * LEAK_P * 30
 
+    @pytest.mark.slow
     def test_a_small_difference_of_many_samples_is_no_leak(self):
         assert not diagnose(outputs_of(0.75, 0.74, 50_000, 50_000)).experts[0].leaks
 

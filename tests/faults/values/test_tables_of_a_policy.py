@@ -34,6 +34,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("table", [frame, columns])
 class TestNamesOfColumns:
+    @pytest.mark.slow
     def test_of_one_order(self, table):
         policy = FrugalFoE(neighbors=5).fit({name: table(name) for name in "ab"}, TARGETS)
         assert policy.classes == CLASSES

@@ -21,6 +21,7 @@ def data(tokenizer: str = "own"):
     return language_models.pairs(6, preprocessing={"tokenizer": tokenizer})
 
 
+@pytest.mark.slow
 def test_embeddings(tmp_path):
     with pytest.warns(UserWarning, match=SAYS) as seen:
         collect_embeddings(experts(), data(), tmp_path / "store", max_new_tokens=3, trainer=tiny.trainer())

@@ -58,6 +58,7 @@ def test_an_experts_answers_are_its_likeliest_letters(folder, report):
     assert report.values("single expert gpt2") == pytest.approx([np.mean(right)])
 
 
+@pytest.mark.slow
 def test_the_calibrated_expert_is_the_best_on_validation(folder, report):
     rows = {}
     for number in (0, 1):
