@@ -43,8 +43,14 @@ def quick(make):
     return KNNFuser() if make is KNNFuser else MaskedMLPFuser(hidden=(8,), epochs=10)
 
 
+@pytest.fixture(autouse=True)
+def fewer_steps(monkeypatch):
+    """A third of the steps suffices for these problems."""
+    monkeypatch.setattr("lightning_fusion.frugal.subset_fusers._MIN_STEPS", 150)
+
+
 @pytest.fixture
-def few_steps(monkeypatch):
+def few_steps(monkeypatch, fewer_steps):
     """Where it does not matter what a perceptron has learned."""
     monkeypatch.setattr("lightning_fusion.frugal.subset_fusers._MIN_STEPS", 20)
 

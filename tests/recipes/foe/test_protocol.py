@@ -33,6 +33,7 @@ from lightning_fusion.recipes.foe.protocol import (
     _OneExpert,
     foe,
 )
+from lightning_fusion.recipes.report import Report
 from lightning_fusion.recipes.runner import claim_folder
 from lightning_fusion.store import ArrayStore
 
@@ -264,18 +265,15 @@ class TestGoingOn:
             run(copied, seeds=[1, 0], expert_epochs=2, mixup=0.1)
         assert results(copied) == before
 
-    def test_a_seed_that_is_added_is_trained_alone_and_the_run_is_that_of_both(self, finished, tmp_path):
-        folder = tmp_path / "run"
-        alone = run(folder, seeds=[1]).rows
-        before = times(folder)
-        both = run(folder, seeds=[1, 0])
-        assert both.rows == results(finished)["rows"] == results(folder)["rows"]
-        after = times(folder)
+    def test_a_seed_that_is_added_is_trained_alone_and_the_run_is_that_of_both(self, finished, copied):
+        """Beside the reports of one seed and of several, which recipes/test_runner.py compares."""
+        shutil.rmtree(copied / "seed_0")
+        before = times(copied)
+        both = run(copied, seeds=[1, 0])
+        assert both.rows == results(finished)["rows"] == results(copied)["rows"]
+        after = times(copied)
         assert {path: after[path] for path in before} == before and len(after) == 2 * len(before)
-        assert results(folder)["config"] == results(finished)["config"]
-        assert "mean ± standard deviation of 2 seeds" in (folder / "report.md").read_text()
-        assert run(folder, seeds=[1]).rows == alone
-        assert times(folder) == after
+        assert "mean ± standard deviation of 2 seeds" in (copied / "report.md").read_text()
 
     def test_overwrite_begins_anew(self, copied):
         before = times(copied)
@@ -365,26 +363,33 @@ def test_the_outputs_of_one_expert_are_fused_alone(tmp_path):
         assert len(report.values(method)) == 1
 
 
+@pytest.fixture(scope="module")
+def reading_features(tmp_path_factory) -> tuple[Path, Report]:
+    """A run whose fuser reads features, and its report."""
+    folder = tmp_path_factory.mktemp("features") / "run"
+    return folder, run(folder, features="pool", fuser=None, centralized=False)
+
+
 @pytest.mark.slow
-def test_with_features_the_fuser_that_reads_them_is_the_main_row(tmp_path):
-    report = run(tmp_path / "run", features="pool", fuser=None, centralized=False)
-    content = results(tmp_path / "run")
+def test_with_features_the_fuser_that_reads_them_is_the_main_row(reading_features):
+    folder, report = reading_features
+    content = results(folder)
     gains = {entry["against"] for entry in content["summary"] if entry["gain"] is not None}
     assert MAIN in gains and WITH_REPRESENTATIONS not in gains  # they are its own
     assert len(report.values(MAIN)) == len(report.values(WITH_REPRESENTATIONS)) == 1
-    outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
+    outputs = ExpertOutputs.open(folder / "seed_0/outputs")
     dims = dict.fromkeys(outputs.names, 8)  # SmallConvNet of width 2
     assert {name: values.shape[1] for name, values in outputs["test"].representations.items()} == dims
     module = FoEFuserModule(
         **outputs.fuser_arguments(), representation_dims=dims, mean_weight=0.5
     )  # half the plain average
-    path = tmp_path / "run/seed_0/fusers/label_with_representations.ckpt"
+    path = folder / "seed_0/fusers/label_with_representations.ckpt"
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     assert FoEFuserModule.load_from_checkpoint(path, network=RepresentationFuser).mean_weight == 0.5
     given, target = outputs.concatenated("test", representations=True), outputs["test"].target
     with torch.no_grad():
         answer = module.eval().fuse(torch.from_numpy(given)).argmax(1).numpy()
-    assert np.array_equal(answer, predictions(tmp_path / "run"))
+    assert np.array_equal(answer, predictions(folder))
     assert report.values(WITH_REPRESENTATIONS) == [pytest.approx((answer == target).mean())]
     mixed, own = given.copy(), [*range(6), *range(12, 20)]  # domain_0's probabilities and features
     mixed[:, own] = mixed[np.random.default_rng(0).permutation(len(given))][:, own]
@@ -416,21 +421,20 @@ class TestUnbalanced:
             cache=str(tmp_path / "cache"),
         )
 
-    def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(self, texts, tmp_path):
+    def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):
+        """The names of the classes look like formulas, and are drawn as they are."""
         path = Path(texts.hparams.root)
         path.write_text(path.read_text().replace(",good,", ",$5_to_$10 {,").replace(",bad,", ",$a_b^{$,"))
-        run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralized=False)
-        assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "importance"))
-        assert "$5_to_$10" in (tmp_path / "run/report.md").read_text()
-
-    def test_by_accuracy_the_report_says_what_guessing_gives(self, texts, tmp_path):
         report = run(tmp_path / "run", data=texts, network=partial(TextBag, vocab_size=300), centralized=False)
-        share = np.mean(np.asarray(ExpertOutputs.open(tmp_path / "run/seed_0/outputs")["test"].target) == 1)
+        outputs = ExpertOutputs.open(tmp_path / "run/seed_0/outputs")
+        share = np.mean(np.asarray(outputs["test"].target) == outputs.classes.index("$5_to_$10 {"))
         (note,) = [note for note in report.notes if "balanced_accuracy" in note]
         assert share > 0.8 and note.startswith(
-            f"{share:.0%} of the test samples are of class good: accuracy favors this class"
+            f"{share:.0%} of the test samples are of class $5_to_$10 {{: accuracy favors this class"
         )
         assert report.metric == "accuracy"
+        assert all((tmp_path / f"run/{name}.png").is_file() for name in ("domains", "confusion", "importance"))
+        assert "$5_to_$10" in (tmp_path / "run/report.md").read_text()
 
     def test_by_balanced_accuracy_the_table_counts_classes_alike(self, texts, tmp_path):
         report = run(
@@ -477,14 +481,13 @@ def test_the_fuser_that_reads_features_may_stand_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(tmp_path, monkeypatch):
-    run(tmp_path / "run", features="pool", fuser=None, centralized=False)
+def test_the_benchmark_of_fusers_reads_a_run_and_no_test_row(reading_features, monkeypatch):
     path = Path(__file__).parents[3] / "benchmarks/fuser_variants.py"
     spec = importlib.util.spec_from_file_location("fuser_variants", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     monkeypatch.setattr(benchmark, "EPOCHS", 2)
-    store = tmp_path / "run/seed_0/outputs"
+    store = reading_features[0] / "seed_0/outputs"
     found = benchmark.compare(store, 0)
     assert list(found) == ["plain average", *benchmark.VARIANTS] and all(0 < value <= 1 for value in found.values())
     outputs = ExpertOutputs.open(store)
