@@ -18,7 +18,8 @@ def pytest_collection() -> None:
 
     torch.set_num_threads(1)
     registry.entry_points = cache(registry.entry_points)  # each Trainer looks through all installed packages
-    settings.register_profile("repeatable", derandomize=True)  # a change is judged by its own examples, not by luck
+    # a change is judged by its own examples, not by luck; "search" draws more of them
+    settings.register_profile("repeatable", derandomize=True, max_examples=50)
     settings.register_profile("search", max_examples=1000, deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
@@ -31,20 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("slow")
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # notebooks and the longest files first: no core waits at the end
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what takes longest first, so that no core waits at the end
         fast_only = config.getoption("markexpr") == "not slow"
         tests = Counter(item.path for item in items if (item.get_closest_marker("slow") is None) == fast_only)
-        items.sort(key=lambda item: (item.path.suffix != ".ipynb", -tests[item.path]))
+        items.sort(key=lambda item: (item.path.suffix != ".ipynb", not _starts_processes(item), -tests[item.path]))
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Each test starts from the same random numbers, whatever ran before it."""
-    import torch
-
-    torch.default_generator.manual_seed(0)  # torch.manual_seed formats a traceback for each kind of device
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(0)
+def _starts_processes(item: pytest.Item) -> bool:
+    names = vars(getattr(item, "module", None) or object).keys()
+    return not names.isdisjoint({"subprocess", "run_module", "together"})
 
 
 _seen = 0  # number of modules that are imported
