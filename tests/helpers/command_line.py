@@ -48,6 +48,7 @@ SMALL: dict[str, Any] = {
     "seeds": [0],
     "strengths": [0, 1.0],  # of the reversal: one of them is picked
     "names": ["beaver", "ray"],  # classes
+    "markers": ["alpha", "beta"],  # of the two classes that the news have here
     "lr": 1e-3,  # a rate for long training on many images may diverge in a few steps on 48
 }
 TWO_BATCHES: dict[str, Any] = {
