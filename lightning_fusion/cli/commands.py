@@ -278,7 +278,7 @@ def _parser(command: str, function: Callable[..., Any]) -> FusionArgumentParser:
         dump_header=None,
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
-    parser.add_function_arguments(function, skip={"trainer"}, fail_untyped=True)
+    parser.add_function_arguments(function, skip={"trainer"}, fail_untyped=False)
     return parser
 
 

@@ -21,7 +21,7 @@ NET = """
 from torch import nn
 
 class Net(nn.Sequential):
-    def __init__(self, num_classes: int, hidden: int = 4) -> None:
+    def __init__(self, num_classes, hidden=4):
         super().__init__(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
 """
 CLASSES = ["rest", "walk"]
