@@ -1,9 +1,10 @@
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import modules
+from helpers.processes import together
 from torch import nn
 
 from lightning_fusion import Expert
@@ -105,14 +106,9 @@ class TestSpeakerResNet:
         assert network(torch.randn(2, 16, 30)).shape == (2, 3)
 
     @pytest.mark.slow
-    def test_a_narrow_one_trains_at_the_shape_that_crashes_in_channels_last(self):
+    def test_a_narrow_one_trains_at_the_shape_that_crashes_in_channels_last(self, tmp_path):
         """A crash takes the process with it, hence another one."""
-        code = (
-            "import torch; from lightning_fusion.encoders import SpeakerResNet; torch.set_num_threads(1); "
-            "SpeakerResNet(3, 40, width=8, blocks=(1, 1))(torch.randn(32, 40, 100)).sum().backward()"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr[-2000:]
+        together(tmp_path, modules.narrow_speaker_step, processes=1)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

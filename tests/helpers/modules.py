@@ -20,7 +20,7 @@ from lightning_fusion import (
 )
 from lightning_fusion.acorl.verification import ACoRLVerificationModule
 from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
-from lightning_fusion.encoders import SmallSpeakerNet
+from lightning_fusion.encoders import SmallSpeakerNet, SpeakerResNet
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.networks import PointerGenerator
@@ -74,3 +74,8 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
     data = language_models.pairs(8)
     metric = MulticlassF1Score(language_models.VOCABULARY)
     return GenerativeExpertModule(PointerGenerator, language_models.VOCABULARY, max_new_tokens=3, metric=metric), data
+
+
+def narrow_speaker_step() -> None:
+    """A backward pass of a shape at which channels_last crashes."""
+    SpeakerResNet(3, 40, width=8, blocks=(1, 1))(torch.randn(32, 40, 100)).sum().backward()

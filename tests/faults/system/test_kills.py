@@ -2,12 +2,11 @@
 
 import pytest
 from helpers import jobs
-from helpers.subprocesses import run_module
+from helpers.processes import together
 
 
 @pytest.mark.slow
 def test_what_was_killed_is_whole_and_completes(tmp_path):
     names = [job.name for job in jobs.JOBS if not job.name.startswith("recipe")]
-    done = run_module(jobs, *names, "--events=1", "--moments=0", cwd=tmp_path, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1].startswith(f"| all | {len(names)} | 0 |")
+    (said,) = together(tmp_path, jobs.report, names, 1, 0, processes=1, timeout_s=500)
+    assert said.splitlines()[-1].startswith(f"| all | {len(names)} | 0 |")
