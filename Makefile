@@ -73,7 +73,7 @@ bench: $(VENV)/.installed  ## measure speed and memory, as ratios
 	$(BIN)/python benchmarks/run.py
 
 notebooks: $(VENV)/.installed  ## execute the notebooks
-	$(BIN)/python -m pytest -q --nbmake notebooks
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
 
 sweep-check: $(VENV)/.installed  ## build each sweep's command with wandb's agent code and parse it
 	$(BIN)/python -m pytest -q tests/test_sweeps.py

@@ -25,17 +25,16 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What reads a real data set, and every notebook, is slow without a word of its own."""
+    """What reads a real data set is slow without a word of its own."""
     for item in items:
         if "real_data" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
             item.add_marker("slow")
-        if item.path.suffix == ".ipynb":
-            item.add_marker("slow")
     if "PYTEST_XDIST_WORKER" in os.environ:  # what takes longest first, so that no core waits at the end
         fast_only = config.getoption("markexpr") == "not slow"
         tests = Counter(item.path for item in items if (item.get_closest_marker("slow") is None) == fast_only)
-        items.sort(key=lambda item: (item.path.suffix != ".ipynb", not _starts_processes(item), -tests[item.path]))
+        first = {"test_notebooks.py": -1}
+        items.sort(key=lambda item: (first.get(item.path.name, 0), not _starts_processes(item), -tests[item.path]))
 
 
 def _starts_processes(item: pytest.Item) -> bool:
