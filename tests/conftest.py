@@ -1,5 +1,6 @@
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -40,6 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _starts_processes(item: pytest.Item) -> bool:
     names = vars(getattr(item, "module", None) or object).keys()
     return not names.isdisjoint({"subprocess", "run_module", "together"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """Keep the process that distributes tests light: it imports the classes of warnings, and Lightning with them."""
+    if "PYTEST_XDIST_WORKER" in os.environ and warning_message.category.__module__ != "builtins":
+        warning_message.category = UserWarning
+        warning_message.message = UserWarning(str(warning_message.message))
 
 
 _seen = 0  # number of modules that are imported
