@@ -386,6 +386,13 @@ class Expert(SharedModel, nn.Module):
             prepared, outputs = self._answer(input if isinstance(self.network, nn.Module) else detached(input))
         return self._or_refused(outputs, input, prepared)
 
+    def trainable_forward(self, input: Any) -> Tensor:
+        """Map a batch to (B, C_k) probabilities that have a gradient with respect to weights that are not frozen.
+
+        :meth:`forward` records none, since experts are frozen. The network stays in eval mode.
+        """
+        return self._answer(input)[1]
+
     def _or_refused(self, outputs: Tensor, input: Any, prepared: Any) -> Tensor:
         """Return outputs whose backward pass raises where the gradient of the input is lost."""
         if torch.compiler.is_compiling() or not tensors_with_gradient(input):

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 
 from lightning_fusion.data.base import FusionDataModule
@@ -19,6 +20,7 @@ from lightning_fusion.data.indexed import numbered_by
 from lightning_fusion.data.rows import sample_metadata
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import take_rows
 from lightning_fusion.experts.layers import check_layer, floats_to
 from lightning_fusion.experts.pool import ExpertPool
 
@@ -176,6 +178,71 @@ def all_rows(trainer: Trainer, split: str, device: torch.device) -> Iterator[Bat
     rows = data.rows(split)
     for part in torch.arange(len(rows)).split(data.batch_size):  # at most the memory of a training step
         yield in_a_step(trainer, rows[part], device)
+
+
+@contextmanager
+def _as_in_validation(trainer: Trainer) -> Iterator[None]:
+    """Context in which data modules prepare samples without augmentation."""
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def plain_batches(module: LightningModule, device: torch.device) -> Iterator[Batch]:
+    """Yield all training samples on a device, prepared as in validation: without augmentation, in float32.
+
+    Batches of other libraries' data modules are those of their train loader.
+
+    Args:
+        module: Module at the start of a fit.
+        device: Device of the batches.
+    """
+    trainer = module.trainer
+    data: Any = getattr(trainer, "datamodule", None)
+    with _as_in_validation(trainer), torch.random.fork_rng():
+        if isinstance(data, FusionDataModule):
+            for batch in all_rows(trainer, "train", device):
+                yield batch._replace(input=floats_to(batch.input, torch.float32))
+        else:
+            loader = _train_loader(trainer)
+            for place, part in enumerate(loader):
+                batch = move_data_to_device(part, device)
+                batch = batch if data is None else data.on_after_batch_transfer(batch, 0)
+                yield numbered_by(as_batch(batch, "the train loader"), loader, place)
+
+
+def samples_of(module: LightningModule, index: Tensor, device: torch.device) -> Batch:
+    """Return some training samples in one batch, by ascending number, prepared as those of :func:`plain_batches`.
+
+    Args:
+        module: Module at the start of a fit.
+        index: (M,) sample numbers.
+        device: Device of the batch.
+
+    Raises:
+        InputError: If batches of another library's data module have inputs of different sizes.
+    """
+    data: Any = getattr(module.trainer, "datamodule", None)
+    if isinstance(data, FusionDataModule):
+        rows: Any = data.rows("train")
+        numbers = sample_metadata(rows)[2]
+        places = torch.isin(numbers, index).nonzero().flatten()
+        places = places[numbers[places].argsort()]
+        with _as_in_validation(module.trainer):
+            batch = in_a_step(module.trainer, rows[places], device)
+        return batch._replace(input=floats_to(batch.input, torch.float32))
+    parts = []
+    for batch in plain_batches(module, device):
+        chosen = torch.isin(batch.index.cpu(), index).nonzero().flatten()
+        parts.append([take_rows(part, chosen) for part in batch])
+    if len({_shape(part[0]) for part in parts}) > 1:
+        raise InputError("data: inputs differ in size between batches; pad them to one length")
+    joined = Batch(*(_joined(values) for values in zip(*parts, strict=True)))
+    order = joined.index.argsort()
+    return Batch(*(take_rows(part, order) for part in joined))
 
 
 def batches_repeat(trainer: Trainer, device: torch.device) -> bool:

@@ -217,6 +217,22 @@ class KnowledgeDictionary(nn.Module):
         self._step += 1
 
     @torch.no_grad()
+    def fill(self, index: Tensor, probabilities: Tensor, accuracy: float) -> None:
+        """Store the predictions of a teacher that does not change during the training.
+
+        Args:
+            index: (M,) sample numbers.
+            probabilities: (M, C) probabilities.
+            accuracy: Accuracy of the teacher on labels that it was not fitted on.
+        """
+        rows = self.rows(index)
+        self.probabilities[rows] = probabilities.to(self.probabilities)
+        self.filled[rows] = True
+        self.accuracy.fill_(accuracy)
+        self.best.fill_(accuracy)
+        self.updates.fill_(1)
+
+    @torch.no_grad()
     def update(self) -> bool:
         """End the epoch: replace its predictions if the accuracy is the best so far; return whether it is.
 

@@ -49,6 +49,20 @@ def shared_columns(
     return columns, uncovered
 
 
+def aligned(scores: Tensor, places: Tensor) -> Tensor:
+    """Return (B, C) log-probabilities over the target's classes; about -1e30 for classes that the source lacks.
+
+    Args:
+        scores: (B, C_i) logits or log-probabilities of a source.
+        places: (C,) the source's output of each class of the target; -1 if it lacks the class.
+
+    Example:
+        >>> aligned(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([2, 0, -1])).exp()
+        tensor([[0.1250, 0.8750, 0.0000]])
+    """
+    return scores.float()[:, places.clamp_min(0)].masked_fill(places < 0, _ABSENT).log_softmax(1)
+
+
 class Mixer(nn.Module):
     """Sample-wise fusion of sources of any width (HaT, Dai et al., arXiv 2412.04060; shapes are our choice).
 
@@ -64,7 +78,7 @@ class Mixer(nn.Module):
         num_classes: C, number of classes of the target.
         dim: Size of Q and K_i.
         temperature: Temperature of the softmax over sources.
-        mixing: ``attention`` as above, ``static`` (one learned weight for each source) or ``uniform``.
+        mixing: ``attention`` as above, or ``static``, one learned weight for each source.
 
     Raises:
         InputError: If sizes do not fit one another.
@@ -89,7 +103,7 @@ class Mixer(nn.Module):
         num_classes: int,
         dim: int = 32,
         temperature: float = 1.0,
-        mixing: Literal["attention", "static", "uniform"] = "attention",
+        mixing: Literal["attention", "static"] = "attention",
     ) -> None:
         super().__init__()
         check_choices(Mixer.__init__, locals())
@@ -103,7 +117,7 @@ class Mixer(nn.Module):
             self.query = nn.Linear(num_target_dims, dim)
             self.key = nn.Linear(dim, dim, bias=False)
             self.maps = NamedModules({name: nn.Linear(width, dim) for name, width in source_dims.items()})
-        elif mixing == "static":
+        else:
             self.static = nn.Parameter(torch.zeros(len(self.names)))
         self.heads = None if heads is None else NamedModules({name: heads[name] for name in self.names})
         own = torch.tensor([list(columns[name]) for name in self.names])
@@ -122,28 +136,17 @@ class Mixer(nn.Module):
             representations: (B, D_i) representations by source.
             scores: (B, C_i) logits or log-probabilities by source, if there are no heads.
         """
-        weight = next(self.parameters(), None)
-        if weight is not None:  # true half precision: the inputs were computed in float32
-            z_t, representations = (
-                z_t.to(weight.dtype),
-                {name: value.to(weight.dtype) for name, value in representations.items()},
-            )
+        dtype = next(self.parameters()).dtype  # true half precision: the inputs were computed in float32
+        z_t, representations = z_t.to(dtype), {name: value.to(dtype) for name, value in representations.items()}
         if self.heads is not None:
             scores = {name: head(representations[name]) for name, head in self.heads.items()}
         assert scores is not None
-        answers = torch.stack([self._answer(scores[name], own) for name, own in zip(self.names, self.places)], 1)  # noqa: B905
+        answers = torch.stack([aligned(scores[name], own) for name, own in zip(self.names, self.places)], 1)  # noqa: B905
         log_weights = self._log_weights(z_t, representations)
         log_mix = (log_weights[:, :, None] + answers).logsumexp(1)
         return log_weights, log_mix.masked_fill(~self.covered, -math.inf)
 
-    def _answer(self, scores: Tensor, places: Tensor) -> Tensor:
-        """Return (B, C) log p_i over the target's classes; ``_ABSENT`` for classes that the source lacks."""
-        spread = scores.float()[:, places.clamp_min(0)].masked_fill(places < 0, _ABSENT)
-        return spread.log_softmax(1)
-
     def _log_weights(self, z_t: Tensor, representations: Mapping[str, Tensor]) -> Tensor:
-        if self.mixing == "uniform":
-            return z_t.new_full((len(z_t), len(self.names)), -math.log(len(self.names)), dtype=torch.float32)
         if self.mixing == "static":
             return self.static.float().log_softmax(0).expand(len(z_t), -1)
         keys = self.key(torch.stack([self.maps[name](representations[name]) for name in self.names], 1))

@@ -1,21 +1,22 @@
 """HaT: joint training of a student for a new domain and a mixer of selected sources."""
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.batch import Batch, as_batch, check_targets
+from lightning_fusion.data.batch import Batch, as_batch, check_targets, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import near_message
 from lightning_fusion.data.targets import UNLABELED
@@ -32,30 +33,46 @@ from lightning_fusion.experts.probing import (
     check_representations,
     first_rows,
     in_eval,
+    plain_batches,
     probe_experts,
+    samples_of,
     training_labels,
 )
+from lightning_fusion.hat.fitted import FLOOR, MEMBERS, Evidence, evidence_of
 from lightning_fusion.hat.heads import head_names
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
+from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import Answer, SourceTable, run_sources
-from lightning_fusion.hat.teacher import Teacher
+from lightning_fusion.hat.start import compatible_weights, mean_weights
+from lightning_fusion.hat.teacher import FixedTeacher, MixerTeacher, Teacher
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
+MIXERS = ("attention", "static")
 _OF_TRAINING = ("teacher.", "batches_done")  # state that the student does not need
+_OF_MIXERS = [
+    *("dim", "temperature", "heads", "training", "dictionary", "update_rule", "accuracy_source", "cache"),
+    *("mixer_optimizer", "mixer_scheduler"),
+]
 
 
 class HaTJointModule(ExpertModule):
     """Heterogeneity-aware transfer to a new domain (Dai et al., arXiv 2412.04060): a reconstruction.
 
-    Two models are trained in one loop, each with an optimizer. The mixer weights the outputs of the sources for each
-    sample and is trained on the labeled samples; the student, the resulting model, is trained on the labels and on the
-    mixer's best predictions of all samples:
+    The student, the resulting model, is trained on the labels and on a teacher's predictions of all samples, which
+    stand in a dictionary:
+
+        L_t = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))          on labeled samples, and on all samples
+
+    In the paper the teacher is a *mixer*, which weights the outputs of the sources for each sample and is trained in
+    the same loop, with an optimizer of its own:
 
         L_mix = -log p_mix[y]                                              on labeled samples
-        L_t   = CE(f_t(x), y)  +  alpha KL(dictionary[x] || f_t(x))        on labeled samples, and on all samples
+
+    A *fitted* teacher (our choice) is fitted on the labels before the training, and its predictions do not change: an
+    average of the sources, stacking, a fuser, or fine-tuned copies of the sources.
 
     The losses share no parameter (z_t is detached before the mixer, p_mix and dictionary before L_t), so one backward
     pass of their sum trains both. At the end of an epoch in which the mixer improved, the dictionary is replaced
@@ -63,8 +80,9 @@ class HaTJointModule(ExpertModule):
     (:class:`~lightning_fusion.TargetDataModule`). The sources are frozen; their outputs are computed once if training
     batches are not augmented. The checkpoint is an ordinary expert, the student.
 
-    The optimization is manual. ``trainer.global_step`` counts the steps of both optimizers, two for each batch, which
-    also affects the names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts batches.
+    The optimization is manual. With a mixer ``trainer.global_step`` counts the steps of both optimizers, two for each
+    batch, which also affects the names of checkpoint files and ``every_n_train_steps``; :attr:`progress` counts
+    batches.
     ``max_steps`` raises ``InputError``: limit a run by ``max_epochs``.
 
     Args:
@@ -76,7 +94,18 @@ class HaTJointModule(ExpertModule):
             ``vocab_size`` from the data module.
         trained_on: Names of the domains of the training data.
         preprocessing: Preprocessing of the data, stored with the expert.
-        mixing: Weights of the sources: ``attention`` for each sample, ``static`` learned weights, or ``uniform``.
+        teacher: Fitted on the labels: ``uniform`` (the sources' average), ``stacking`` on their outputs,
+            ``stacking_representations``, ``foe``, ``fine_tuned`` (each source fine-tuned, averaged), ``all`` (the mean
+            of both stackings and the fine-tuned sources), or ``auto``, the one of these with the best cross-validated
+            likelihood. Trained with the student: ``attention`` (the paper's mixer), or ``static`` weights. The
+            arguments from ``dim`` to ``accuracy_source`` and those of the mixer's optimizer are for these two.
+        init: Weights with which the student starts: ``scratch``, ``best_source`` (those of the source of the same
+            architecture with the best likelihood of the labels), ``average`` of the sources of the same architecture,
+            or ``auto``: ``best_source`` where there is such a source and its accuracy on the labels reaches the
+            threshold of alpha, else ``scratch``.
+        mixup: Parameter alpha of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none.
+        sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.
+            ``None`` (default) chooses it by cross-validated likelihood.
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.
         heads: Train copies of the sources' heads with the mixer, or use the sources' own outputs (``frozen``).
@@ -126,7 +155,12 @@ class HaTJointModule(ExpertModule):
         classes: list[str] | None = None,
         trained_on: list[str] | None = None,
         preprocessing: dict[str, Any] | None = None,
-        mixing: Literal["attention", "static", "uniform"] = "attention",
+        teacher: Literal[
+            "auto", "all", "uniform", "stacking", "stacking_representations", "foe", "fine_tuned", "attention", "static"
+        ] = "attention",
+        init: Literal["auto", "scratch", "best_source", "average"] = "scratch",
+        mixup: float = 0.0,
+        sharpness: float | None = None,
         dim: int = 32,
         temperature: float = 1.0,
         heads: Literal["trained", "frozen"] = "trained",
@@ -167,23 +201,33 @@ class HaTJointModule(ExpertModule):
             raise InputError(f"alpha_0 is {alpha_0}, threshold {threshold}; expected at least 0, and 0 to 1")
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or null")
-        if (mixing, heads, training) == ("uniform", "frozen", "two_step"):
-            raise InputError("training: two_step requires a trainable mixer; found mixing: uniform with heads: frozen")
+        if not 0 <= mixup < math.inf:
+            raise InputError(f"mixup is {mixup}; expected a number of 0 or more")
+        if sharpness is not None and (teacher in MIXERS or not 0 < sharpness < math.inf):
+            raise InputError(
+                f"sharpness is {sharpness}; expected a number above 0, and a fitted teacher, not {teacher}"
+            )
+        if teacher not in MIXERS:
+            _reject_options_of_mixers(teacher, locals())
         self.pool = ExpertPool.of(given)
         check_representations(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
         for name, own in self.pool.expert_classes.items():
             if message := near_message(own, self.classes, f"source {name}", "the target"):
                 rank_zero_warn(message)
-        self._mixers: dict[str, Any] = {"mixing": mixing, "dim": dim, "temperature": temperature, "seed": seed}
+        self._mixers: dict[str, Any] = {"mixing": teacher, "dim": dim, "temperature": temperature, "seed": seed}
         self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
+        self.fitted = teacher not in MIXERS
+        self._names = list(MEMBERS) if teacher == "auto" else [teacher]
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
+        self.init, self.seed, self.sharpness = init, seed, sharpness
+        self.mixup = mixup
         self.heads, self.procedure, self.use_dictionary = heads, training, dictionary
         self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
         self._mixer_optimizer, self._mixer_scheduler = mixer_optimizer, mixer_scheduler
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
-        self.metrics.add({"mixer_accuracy": accuracy_of(len(self.classes))})
+        self.metrics.add({"teacher_accuracy": accuracy_of(len(self.classes))})
         self._tables: dict[str, SourceTable] = {}
         self._steps = math.inf
 
@@ -223,14 +267,36 @@ class HaTJointModule(ExpertModule):
             input: Preprocessed input on the module's device.
 
         Raises:
-            InputError: If there is no mixer: before training, and in a student's published checkpoint.
+            InputError: If there is no mixer: before training, in a student's published checkpoint, and with a fitted
+                teacher.
         """
-        teacher = self._made_teacher()
+        teacher = self._made_teacher(MixerTeacher)
         with in_eval(self):
             mixed = teacher(
                 self.forward_with_representations(input)[1], run_sources(self.pool, input, self.heads == "frozen")
             )
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
+
+    @torch.no_grad()
+    def teacher_probabilities(self, input: Any) -> Tensor:
+        """Return the (B, C) probabilities of the teacher, which queries all sources: the ensemble, if it is kept.
+
+        Args:
+            input: Preprocessed input on the module's device.
+
+        Raises:
+            InputError: If there is no teacher: before training, and in a student's published checkpoint.
+        """
+        teacher = self._made_teacher(Teacher)
+        with in_eval(self):
+            if isinstance(teacher, FixedTeacher):
+                count = num_samples(input)
+                assert count is not None
+                found: Tensor = teacher(evidence_of(self.pool, self.columns, input, count))
+                return found
+            answer = run_sources(self.pool, input, self.heads == "frozen")
+            mean: Tensor = teacher(self.forward_with_representations(input)[1], answer).mean()
+            return mean
 
     def strength(self) -> Tensor | float:
         """Return alpha from the mixer's accuracy in the last epoch; override it for another rule."""
@@ -247,19 +313,23 @@ class HaTJointModule(ExpertModule):
         """Return the mean weight of each source over the training batches of the last epoch that trained the mixer.
 
         Raises:
-            InputError: If there is no mixer: before training, and in a student's published checkpoint.
+            InputError: If there is no mixer: before training, in a student's published checkpoint, and with a fitted
+                teacher.
         """
-        return dict(zip(self.pool.names, self._made_teacher().mean_weights.tolist(), strict=True))
+        return dict(zip(self.pool.names, self._made_teacher(MixerTeacher).mean_weights.tolist(), strict=True))
 
-    def _made_teacher(self) -> Teacher:
+    def _made_teacher(self, kind: type[Teacher]) -> Any:
         if self.teacher is None:
-            raise InputError("the module has no mixer: it is built in training, and a published student has none")
-        teacher: Teacher = self.teacher
-        return teacher
+            raise InputError("the module has no teacher: it is built in training, and a published student has none")
+        if not isinstance(self.teacher, kind):
+            raise InputError("the module has no mixer: its teacher is fitted; set teacher: attention or static")
+        return self.teacher
 
     @property
     def _players(self) -> tuple[bool, bool]:
         """Return whether the mixer and the student are trained in this epoch."""
+        if self.fitted:
+            return False, True
         if self.procedure == "joint":
             return True, True
         first = self.current_epoch < math.ceil((self.trainer.max_epochs or 0) / 2)
@@ -268,11 +338,14 @@ class HaTJointModule(ExpertModule):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        """Update mixer and student with a single backward pass, as the losses share no parameter."""
+        """Update the student, and the mixer if there is one: one backward pass, as their losses share no parameter."""
         batch = numbered(as_batch(batch, "the train loader"), self, batch_idx)
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
-        logits, z = self._student(batch.input, student)
+        pairs = Pairs.draw(self.mixup, batch.input) if self.mixup and student else None
+        logits, z = self._student(batch.input if pairs is None else pairs.mix(batch.input), student)
+        if pairs is not None and not self.fitted:  # the mixer reads the sample itself
+            z = self._student(batch.input, False)[1]
         figures, losses = {}, []
         if mixer or not self.use_dictionary:
             with torch.set_grad_enabled(mixer):
@@ -283,7 +356,7 @@ class HaTJointModule(ExpertModule):
             figures["mixer_loss"] = losses[-1].detach()
         if student:
             knowledge, filled = self.teacher.knowledge(rows) if self.use_dictionary else (fused, True)
-            means = self.student_losses(logits, batch.target, knowledge, filled)
+            means = self._paired_losses(logits, batch.target, knowledge, filled, pairs)
             alpha = self.strength()
             losses.append(means[0] + alpha * means[1])
             figures |= {"loss": losses[-1].detach(), "alpha": alpha}
@@ -297,6 +370,18 @@ class HaTJointModule(ExpertModule):
             self._reject_divergence()
             if mixer:
                 self.teacher.end_epoch()
+
+    def _paired_losses(
+        self, logits: Tensor, target: Tensor, knowledge: Tensor, filled: Tensor | bool, pairs: Pairs | None
+    ) -> Tensor:
+        """Return :meth:`student_losses`; of mixed inputs the combination of those of both samples."""
+        first = self.student_losses(logits, target, knowledge, filled)
+        if pairs is None:
+            return first
+        other = pairs.partner
+        whose = filled if isinstance(filled, bool) else filled[other]
+        second = self.student_losses(logits, target[other], knowledge[other], whose)
+        return pairs.share * first + (1 - pairs.share) * second
 
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
@@ -331,20 +416,24 @@ class HaTJointModule(ExpertModule):
                 )
 
     def on_train_epoch_end(self) -> None:
-        """Log the mixer's accuracy, the updates of the dictionary so far and the mean weight of each source."""
-        self.log("train_mixer_accuracy", self.teacher.knowledge.accuracy)
+        """Log the teacher's accuracy, and of a mixer the dictionary's updates and the mean weight of each source."""
+        self.log("train_teacher_accuracy", self.teacher.knowledge.accuracy)
+        if self.fitted:
+            return
         self.log("train_dictionary_updates", self.teacher.knowledge.updates.float())
         for name, weight in self.source_weights.items():
             self.log(f"train_expert_{module_key(name)}_weight", weight)
 
     def _count(self, batch: Batch, split: str) -> Tensor:
-        """Log the metrics of an expert, and the accuracy of the mixed predictions (``mixer_accuracy``)."""
+        """Log the metrics of an expert, and ``teacher_accuracy``, of a fitted teacher in tests only: it is constant."""
         assert self.features is not None
         with catch_output(self.network, self.features) as caught:
             logits = super()._count(batch, split)
-        if self.teacher is not None:
+        if isinstance(self.teacher, MixerTeacher):
             mixed = self.teacher(as_vectors(caught[-1]), self._answer(batch, split))
-            self.metrics[split]["mixer_accuracy"].update(mixed.mean(), batch.target)
+            self.metrics[split]["teacher_accuracy"].update(mixed.mean(), batch.target)
+        elif self.teacher is not None and split == "test":
+            self.metrics[split]["teacher_accuracy"].update(self.teacher_probabilities(batch.input), batch.target)
         return logits
 
     # ---------------------------------------------------------------- sources
@@ -379,12 +468,27 @@ class HaTJointModule(ExpertModule):
 
     def _connect(self, stage: str) -> None:
         super().setup(stage)
-        self.pool.convert_from(data_preprocessing(self.trainer))
+        self.convert_from(data_preprocessing(self.trainer))
+
+    def convert_from(self, found: Mapping[str, Any] | None) -> None:
+        """Convert the input of all sources from another normalization to their own, also that of fine-tuned ones.
+
+        Args:
+            found: Preprocessing of the input; ``None`` ends the conversion.
+        """
+        self.pool.convert_from(found)
+        if isinstance(self.teacher, FixedTeacher):
+            self.teacher.convert_from(found)
 
     def prepare_fit(self) -> None:
-        """Build the mixers from the sizes of some training rows, and from the numbers and labels of all."""
+        """Build the teacher from the sizes of some training rows, and from the numbers and labels of all.
+
+        At the start of a run, not of a resumed one, a teacher is fitted, and the student's first weights are set.
+        """
         self._connect("fit")
         input = first_rows(self).input
+        if self.mixup:
+            Pairs.check(input)
         index, target = training_labels(self.trainer)
         check_targets(target[target != UNLABELED], len(self.classes), "the train loader")
         present = target[target >= 0].unique()
@@ -404,11 +508,58 @@ class HaTJointModule(ExpertModule):
                 "labels alone"
             )
         self.teacher.note_rows(index, target)
+        if self.trainer.ckpt_path is None and not int(self.batches_done):
+            self._begin(target, index)
+
+    def _begin(self, target: Tensor, index: Tensor) -> None:
+        """Fit the teacher, and set the student's first weights."""
+        if not self.fitted and self.init == "scratch":
+            return
+        device = self.trainer.strategy.root_device
+        parts = (self.pool, self.network, self.teacher)
+        for part in parts:
+            part.to(device)
+        labeled = samples_of(self, index[target >= 0], device)
+        wanted = self.teacher.known(labeled.target)
+        evidence = self._evidence(labeled)
+        if self.init != "scratch":
+            self._start(evidence, wanted)
+        if isinstance(self.teacher, FixedTeacher):
+            self.teacher.fit(evidence, wanted, labeled.index)
+            self.teacher.teach((batch.index, self._evidence(batch)) for batch in plain_batches(self, device))
+            about = self.teacher.figures[str(self.teacher.chosen)]
+            rank_zero_info(
+                f"teacher: {self.teacher.chosen}, cross-validated accuracy {about['accuracy']:.3f} on {len(wanted)} "
+                f"labeled samples, sharpness {float(self.teacher.sharpness):g}"
+            )
+
+    def _evidence(self, batch: Batch) -> Evidence:
+        return evidence_of(self.pool, self.columns, batch.input, len(batch.target))
+
+    def _start(self, evidence: Evidence, target: Tensor) -> None:
+        """Set the student's first weights by the labeled samples."""
+        found, reasons = compatible_weights(self.network, self.pool, self.columns, evidence.input)
+        if not found:
+            why = shorten(f"{name}: {reason}" for name, reason in reasons.items())
+            if self.init != "auto":
+                raise InputError(f"init: {self.init}, but no source has the student's architecture ({why})")
+            rank_zero_info(f"init: scratch, as no source has the student's architecture ({why})")
+            return
+        own = evidence.log_probabilities[torch.arange(len(target)), :, target].clamp_min(math.log(FLOOR)).mean(0)
+        best = max(found, key=lambda name: float(own[self.pool.names.index(name)]))
+        answers = evidence.log_probabilities[:, self.pool.names.index(best)].argmax(1)
+        accuracy = float((answers == target).double().mean())
+        assert self.threshold is not None
+        if self.init == "auto" and accuracy < self.threshold:
+            rank_zero_info(f"init: scratch, as source {best} has an accuracy of {accuracy:.3f} on the labeled samples")
+            return
+        self.network.load_state_dict(mean_weights(list(found.values())) if self.init == "average" else found[best])
+        rank_zero_info(f"init: {'average of ' + shorten(found) if self.init == 'average' else 'source ' + best}")
 
     def teardown(self, stage: str) -> None:
         """Release data module and sources."""
         super().teardown(stage)
-        self.pool.convert_from(None)
+        self.convert_from(None)
 
     @torch.no_grad()
     def _measure(self, input: Any) -> dict[str, Any]:
@@ -421,13 +572,16 @@ class HaTJointModule(ExpertModule):
                 f"{len(self.classes)}), one for each of classes"
             )
         widths = {name: value.shape[1] for name, value in probe_experts(self.pool, input).items()}
-        heads = head_names(self.pool.members, input) if self.heads == "trained" else {}
+        heads = head_names(self.pool.members, input) if self.heads == "trained" and not self.fitted else {}
         return {"own": z.shape[1], "sources": widths, "heads": heads}
 
     def _make_teacher(self, sizes: dict[str, Any]) -> None:
         """Build the teacher for the current sources; an existing one of the same sizes is kept."""
-        if self.teacher is None:
-            self.teacher = Teacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
+        if self.teacher is None and self.fitted:
+            how: Any = (self._names, self.sharpness, self.seed)
+            self.teacher = FixedTeacher(self.pool, self.columns, len(self.classes), sizes, *how)
+        elif self.teacher is None:
+            self.teacher = MixerTeacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
         self.teacher.check_sizes(sizes)
 
     def configure_optimizers(self) -> Any:
@@ -442,8 +596,8 @@ class HaTJointModule(ExpertModule):
         others = {id(weight) for part in (self.teacher, self.pool) for weight in part.parameters()}
         own = [weight for weight in self.parameters() if id(weight) not in others]  # with further parts of a subclass
         chosen = [(own, self._optimizer, self._scheduler)]
-        if mixing := list(self.teacher.parameters()):
-            chosen.append((mixing, self._mixer_optimizer, self._mixer_scheduler))
+        if not self.fitted:
+            chosen.append((list(self.teacher.parameters()), self._mixer_optimizer, self._mixer_scheduler))
         made = [
             build_optimizer(self, weights, how, when or cosine, self._interval if when else "step")
             for weights, how, when in chosen
@@ -453,7 +607,7 @@ class HaTJointModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Run the sources on all training samples, if their outputs can be cached."""
-        expected = 1 + any(True for _ in self.teacher.parameters())
+        expected = 1 if self.fitted else 2
         if (found := len(self.trainer.optimizers)) != expected:
             raise InputError(
                 f"configure_optimizers: {type(self).__name__} has {found} optimizer(s); expected {expected}, in this "
@@ -466,7 +620,7 @@ class HaTJointModule(ExpertModule):
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
-        remembered = self.cache and batches_repeat(self.trainer, self.device)
+        remembered = self.cache and not self.fitted and batches_repeat(self.trainer, self.device)
         self._tables = {"train": self._table("train")} if remembered else {}
 
     def on_fit_end(self) -> None:
@@ -477,7 +631,7 @@ class HaTJointModule(ExpertModule):
         best = float(self.teacher.knowledge.best)
         if self.adaptive and best < self.threshold:
             rank_zero_warn(
-                f"the mixer's best accuracy ({best:.3f}) is below the threshold ({self.threshold:.3f}): the student "
+                f"the teacher's best accuracy ({best:.3f}) is below the threshold ({self.threshold:.3f}): the student "
                 "learned nothing from the sources; choose other sources, train longer or lower threshold"
             )
 
@@ -489,6 +643,7 @@ class HaTJointModule(ExpertModule):
         store_experts(checkpoint, self.pool.metadata(), weights=False)
         if "optimizer_states" in checkpoint and self.teacher is not None:
             checkpoint["sources"] = self.teacher.sizes
+            checkpoint["teacher"] = getattr(self.teacher, "chosen", None)
         else:  # weights only: the student, as it is published
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_OF_TRAINING)}
@@ -511,6 +666,10 @@ class HaTJointModule(ExpertModule):
         found = [state["teacher.knowledge.index"], state["teacher.knowledge.target"]]
         if self.teacher.knowledge is None:
             self.teacher.note_rows(*found)
+        if isinstance(self.teacher, FixedTeacher):
+            if (chosen := checkpoint.get("teacher")) not in self._names:
+                raise InputError(f"teacher: the model was trained with {chosen}; found {shorten(self._names)}")
+            self.teacher.build(str(chosen))
         own_rows = self.teacher.knowledge
         if not own_rows.is_of(*found):
             raise InputError(
@@ -518,3 +677,13 @@ class HaTJointModule(ExpertModule):
                 f"labeled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
                 "the same data with the same seed"
             )
+
+
+def _reject_options_of_mixers(teacher: str, given: Mapping[str, Any]) -> None:
+    """Raise InputError for arguments that a fitted teacher does not read."""
+    defaults = inspect.signature(HaTJointModule.__init__).parameters
+    if other := [name for name in _OF_MIXERS if given[name] != defaults[name].default]:
+        raise InputError(
+            f"teacher: {teacher} is fitted before the training and does not use {shorten(other)}; remove "
+            f"{'it' if len(other) == 1 else 'them'}, or set teacher: attention or static"
+        )

@@ -1,6 +1,7 @@
-"""Teacher of the student: mixers of the sources, and the knowledge dictionary."""
+"""Teachers of the student: mixers of the sources or fitted teachers, with the knowledge dictionary."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.hat.fitted import SHARPNESS, Evidence, choose_teacher, make_teacher, sharpen
 from lightning_fusion.hat.heads import copy_heads
 from lightning_fusion.hat.knowledge import KnowledgeDictionary
 from lightning_fusion.hat.mixer import Mixer, global_means
@@ -34,28 +37,23 @@ class Mixed(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """Mixers of frozen sources and the :class:`~lightning_fusion.KnowledgeDictionary` that they fill.
+    """Predictions of the sources for every sample, in a :class:`~lightning_fusion.KnowledgeDictionary`.
 
     Args:
         pool: The sources; they are not submodules of the teacher.
         columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
         num_classes: C, number of classes of the target.
         sizes: ``own``, the size of z_t; ``sources``, the size of z_i by source; ``heads``, the name of each source's
-            head, of which the mixers train copies; empty if the sources' outputs are used.
-        mixing: ``attention``, ``static`` (one learned weight for each source) or ``uniform``.
-        dim: Size of the attention's query and keys.
-        temperature: Temperature of the softmax over sources.
+            head, of which mixers train copies; empty if the sources' outputs are used.
         update_rule: Replace the dictionary if the accuracy is greater (``gt``), or greater or equal (``ge``).
         accuracy_source: Samples for the accuracy: ``train``, ``holdout`` or ``crossfit``.
         seed: Random seed of the weights and folds.
 
     Attributes:
-        mixers: One mixer, or one for each fold of the labels with ``accuracy_source: crossfit``.
         knowledge: The dictionary; ``None`` before :meth:`note_rows`.
-        mean_weights: (S,) mean weights in the last epoch that trained the mixers.
     """
 
-    mean_weights: Tensor
+    covered: Tensor
 
     def __init__(
         self,
@@ -63,9 +61,6 @@ class Teacher(nn.Module):
         columns: Mapping[str, list[int]],
         num_classes: int,
         sizes: Mapping[str, Any],
-        mixing: Literal["attention", "static", "uniform"] = "attention",
-        dim: int = 32,
-        temperature: float = 1.0,
         update_rule: Literal["gt", "ge"] = "gt",
         accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
         seed: int = 0,
@@ -73,15 +68,9 @@ class Teacher(nn.Module):
         super().__init__()
         self.sizes, self.num_classes = dict(sizes), num_classes
         self.update_rule, self.accuracy_source, self.seed = update_rule, accuracy_source, seed
-        widths = {name: sizes["sources"][name] for name in pool.names}
-        mixers = []
-        for _ in range(_FOLDS if accuracy_source == "crossfit" else 1):
-            heads = copy_heads(pool.members, sizes["heads"]) if sizes["heads"] else None
-            mixers.append(Mixer(sizes["own"], widths, heads, columns, num_classes, dim, temperature, mixing))
-        self.mixers: Any = nn.ModuleList(mixers)
         self.knowledge: Any = None
-        self.register_buffer("mean_weights", torch.full((len(widths),), 1 / len(widths)))
-        self._weights = torch.zeros(len(widths))  # state of one epoch and process
+        own = torch.tensor([columns[name] for name in pool.names])
+        self.register_buffer("covered", (own >= 0).any(0), persistent=False)
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Check that sources have the same sizes and heads.
@@ -103,12 +92,152 @@ class Teacher(nn.Module):
         made = KnowledgeDictionary(index, self.num_classes, target, *rules)
         if self.knowledge is None or not self.knowledge.is_of(made.index, made.target):
             self.knowledge = made
-        self._weights.zero_()
 
     def known(self, target: Tensor) -> Tensor:
         """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
-        known: Tensor = self.mixers[0].known(target)
-        return known
+        return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
+
+
+class FixedTeacher(Teacher):
+    """A teacher that is fitted on the labels before the training of the student; its predictions do not change.
+
+    Args:
+        pool: The sources.
+        columns: As in :class:`Teacher`.
+        num_classes: C.
+        sizes: As in :class:`Teacher`.
+        names: Names of the teachers of :mod:`~lightning_fusion.hat.fitted` to choose from.
+        power: Power of the probabilities. ``None`` (default) chooses it by cross-validated likelihood.
+        seed: Random seed of folds and teachers.
+
+    Attributes:
+        model: The fitted teacher; ``None`` before :meth:`fit`.
+        chosen: Its name.
+        figures: Cross-validated log-likelihood and accuracy of each teacher that was compared.
+    """
+
+    sharpness: Tensor
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        columns: Mapping[str, list[int]],
+        num_classes: int,
+        sizes: Mapping[str, Any],
+        names: Sequence[str],
+        power: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(pool, columns, num_classes, sizes, seed=seed)
+        self.names, self.powers = list(names), SHARPNESS if power is None else (power,)
+        self._make = partial(make_teacher, pool=pool, columns=columns, widths=sizes["sources"], num_classes=num_classes)
+        self.mixers = nn.ModuleList()
+        self.model: Any = None
+        self.chosen: str | None = None
+        self.figures: dict[str, dict[str, float]] = {}
+        self.register_buffer("sharpness", torch.ones(()))
+
+    def build(self, name: str) -> None:
+        """Create the chosen teacher, without fitting it.
+
+        Args:
+            name: One of :data:`~lightning_fusion.hat.fitted.MEMBERS`.
+        """
+        self.chosen, self.model = name, self._make(name)
+
+    def fit(self, evidence: Evidence, target: Tensor, index: Tensor) -> None:
+        """Choose and fit the teacher on the labeled samples.
+
+        Args:
+            evidence: Outputs of the sources on N labeled samples of classes of the sources.
+            target: (N,) classes.
+            index: (N,) sample numbers.
+        """
+        device = target.device
+        make: Any = lambda name: self._make(name).to(device)  # noqa: E731
+        found = choose_teacher(self.names, make, evidence, target, self.seed, self.powers)
+        self.build(found.name)
+        self.model.to(device).fit(evidence, target, self.seed)
+        self.sharpness.fill_(found.sharpness)
+        self.figures = {
+            name: {"accuracy": found.accuracy[name], "log_likelihood": found.log_likelihood[name]}
+            for name in found.accuracy
+        }
+        self._held = index, found.held_out, found.accuracy[found.name]
+
+    def teach(self, batches: Iterable[tuple[Tensor, Evidence]]) -> None:
+        """Fill the dictionary: labeled samples with predictions of teachers that were fitted without them.
+
+        Args:
+            batches: Sample numbers (B,), and the outputs of the sources, of all samples.
+        """
+        index, held_out, accuracy = self._held
+        for numbers, evidence in batches:
+            self.knowledge.fill(numbers, self(evidence), accuracy)
+        self.knowledge.fill(index, held_out, accuracy)
+
+    def convert_from(self, found: Mapping[str, Any] | None) -> None:
+        """Convert the input of fine-tuned sources as :meth:`ExpertPool.convert_from` does that of the sources."""
+        for part in self.modules():
+            if isinstance(part, Expert):
+                part.convert_from(found, None)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (B, C) sharpened probabilities of the fitted teacher."""
+        return sharpen(self.model(evidence), float(self.sharpness))
+
+
+class MixerTeacher(Teacher):
+    """Mixers of frozen sources that are trained with the student, and fill the dictionary when they have improved.
+
+    Args:
+        pool: The sources; they are not submodules of the teacher.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        num_classes: C, number of classes of the target.
+        sizes: ``own``, the size of z_t; ``sources``, the size of z_i by source; ``heads``, the name of each source's
+            head, of which the mixers train copies; empty if the sources' outputs are used.
+        mixing: ``attention``, or ``static``, one learned weight for each source.
+        dim: Size of the attention's query and keys.
+        temperature: Temperature of the softmax over sources.
+        update_rule: Replace the dictionary if the accuracy is greater (``gt``), or greater or equal (``ge``).
+        accuracy_source: Samples for the accuracy: ``train``, ``holdout`` or ``crossfit``.
+        seed: Random seed of the weights and folds.
+
+    Attributes:
+        mixers: One mixer, or one for each fold of the labels with ``accuracy_source: crossfit``.
+        knowledge: The dictionary; ``None`` before :meth:`note_rows`.
+        mean_weights: (S,) mean weights in the last epoch that trained the mixers.
+    """
+
+    mean_weights: Tensor
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        columns: Mapping[str, list[int]],
+        num_classes: int,
+        sizes: Mapping[str, Any],
+        mixing: Literal["attention", "static"] = "attention",
+        dim: int = 32,
+        temperature: float = 1.0,
+        update_rule: Literal["gt", "ge"] = "gt",
+        accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(pool, columns, num_classes, sizes, update_rule, accuracy_source, seed)
+        widths = {name: sizes["sources"][name] for name in pool.names}
+        mixers = []
+        for _ in range(_FOLDS if accuracy_source == "crossfit" else 1):
+            heads = copy_heads(pool.members, sizes["heads"]) if sizes["heads"] else None
+            mixers.append(Mixer(sizes["own"], widths, heads, columns, num_classes, dim, temperature, mixing))
+        self.mixers: Any = nn.ModuleList(mixers)
+        self.register_buffer("mean_weights", torch.full((len(widths),), 1 / len(widths)))
+        self._weights = torch.zeros(len(widths))  # state of one epoch and process
+
+    def note_rows(self, index: Tensor, target: Tensor) -> None:
+        """Build the dictionary, and forget the weights of an interrupted epoch."""
+        super().note_rows(index, target)
+        self._weights.zero_()
 
     def forward(self, z: Tensor, answer: Answer) -> Mixed:
         """Mix the outputs of the sources.

@@ -3,8 +3,6 @@ from functools import partial
 import pytest
 import torch
 from helpers import tiny
-from lightning import LightningModule
-from torch import nn
 
 from lightning_fusion import ExpertModule, HaTJointModule
 from lightning_fusion.data.tensors import TensorDataModule
@@ -20,96 +18,94 @@ def target(**arguments) -> TargetDataModule:
     return TargetDataModule(data, "home", **({"labeled_fraction": 0.3} | arguments))
 
 
-class Oracle(LightningModule):
-    """Says what the true label is of some share of the rows, and something else of the others."""
-
-    def __init__(self, right: float, seen: list) -> None:
-        super().__init__()
-        self.right, self.seen, self.weight = right, seen, nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch, batch_idx):
-        self.seen.append((batch.index, batch.target))
-        return self.weight.square()
-
-    def predict_step(self, batch, batch_idx):
-        answer = batch.target.where(batch.index % 10 < 10 * self.right, (batch.target + 1) % 3)
-        return {"index": batch.index, "probabilities": nn.functional.one_hot(answer, 3).float()}
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+def module(fold, **arguments):
+    torch.manual_seed(0)
+    experts = tiny.experts(norm=False, features="body")
+    rate = partial(torch.optim.SGD, lr=0.2)
+    return HaTJointModule(tiny.Net, experts, "body", classes=fold.classes, optimizer=rate, **arguments)
 
 
-def judged(student: float, local: float) -> tuple[Guard, list, list]:
-    seen = [], []
-    made = [lambda data, right=right, part=part: Oracle(right, part) for right, part in zip((student, local), seen)]  # noqa: B905
-    return guard(*made, target(), partial(tiny.trainer, 1)), *seen
+def local(fold):
+    torch.manual_seed(0)
+    return ExpertModule(tiny.Net, classes=fold.classes, optimizer=partial(torch.optim.SGD, lr=0.2))
 
 
 @pytest.mark.parametrize(
-    ("student", "local", "choice"), [(0.5, 1.0, "local"), (1.0, 0.5, "student"), (0.8, 0.8, "student")]
+    ("student", "local", "ensemble", "choice"),
+    [(12, 20, 14, "local"), (20, 12, 20, "student"), (12, 14, 20, "ensemble"), (15, 15, 13, "student")],
 )
-def test_the_better_one_is_chosen_with_both_figures(student, local, choice):
-    found, _, _ = judged(student, local)
-    index = target().labeled()[torch.arange(len(target().labeled()))].index
-    right = [(index % 10 < 10 * share).double() for share in (student, local)]
-    assert found.choice == choice and found.num_rows == len(index)
-    assert (found.student, found.local) == pytest.approx(tuple(float(part.mean()) for part in right))
-    error = float((right[1] - right[0]).std()) / len(index) ** 0.5
-    assert found.standard_error == pytest.approx(error)
-    assert str(found).startswith(f"{choice}: accuracy of the student {found.student:.3f}, of the local model")
-
-
-def test_both_learn_from_the_same_labels_and_are_judged_by_the_others():
-    _, student, local = judged(1.0, 1.0)
-    known = set(target().labeled()[torch.arange(len(target().labeled()))].index.tolist())
-    shown = [{int(i) for index, label in seen for i in index[label >= 0]} for seen in (student, local)]
-    assert shown[0] == shown[1] == known  # over all folds
-    assert all((label >= 0).all() for _, label in local)
-    assert any((label < 0).any() for _, label in student)
+def test_the_best_answer_is_chosen_with_all_figures(student, local, ensemble, choice):
+    right = {"student": student, "local": local, "ensemble": ensemble}
+    found = Guard.of_rows({name: torch.arange(20) < count for name, count in right.items()})
+    assert found.choice == choice and found.num_rows == 20
+    assert found.accuracy == pytest.approx({name: count / 20 for name, count in right.items()})
+    difference = (torch.arange(20) < ensemble).double() - (torch.arange(20) < student).double()
+    assert found.standard_error["ensemble"] == pytest.approx(float(difference.std()) / 20**0.5)
+    assert str(found).startswith(f"{choice}: accuracy of the student {student / 20:.3f}, of the local model")
 
 
 def test_a_tie_within_the_error_keeps_the_student():
-    assert Guard(0.70, 0.75, standard_error=0.05001, num_rows=20).choice == "student"
-    assert Guard(0.70, 0.75, standard_error=0.04999, num_rows=20).choice == "local"
+    accuracy = {"student": 0.70, "local": 0.75, "ensemble": 0.70}
+    assert Guard(accuracy, {"local": 0.05001, "ensemble": 1.0}, num_rows=20).choice == "student"
+    assert Guard(accuracy, {"local": 0.04999, "ensemble": 1.0}, num_rows=20).choice == "local"
     one = torch.tensor([True])
-    assert Guard.of_rows(student=~one, local=one).choice == "student"  # a single row proves nothing
+    only = Guard.of_rows({"student": ~one, "local": one, "ensemble": one})
+    assert only.choice == "student"  # a single row proves nothing
 
 
 @pytest.mark.slow
-def test_real_modules_have_their_own_trainers():
-    make = lambda data: ExpertModule(tiny.Net, classes=data.classes)  # noqa: E731
+def test_all_learn_from_the_same_labels_and_are_judged_by_the_others():
+    """Real trainings of two folds; each answer's accuracy is that of models fitted again by hand."""
+    seen: dict[str, list[set[int]]] = {"student": [], "local": []}
     made = []
+
+    def noted(name, factory):
+        def make(fold):
+            labeled = fold.labeled()
+            seen[name].append(set(labeled[torch.arange(len(labeled))].index.tolist()))
+            assert fold.unlabeled == (name == "student")
+            return factory(fold)
+
+        return make
 
     def trainer(epochs):
         made.append(epochs)
         return tiny.trainer(epochs)
 
-    found = guard(make, make, target(), partial(trainer, 1), partial(trainer, 4), num_folds=2)
-    assert 0 <= found.student <= 1 and 0 <= found.local <= 1
-    assert made == [1, 4] * 2
+    def ensemble(fold):
+        return ExpertModule(partial(tiny.Net, hidden=len(fold.labeled())), classes=fold.classes)
+
+    student, alone = noted("student", module), noted("local", local)
+    torch.manual_seed(5)
+    found = guard(student, alone, ensemble, target(), partial(trainer, 1), partial(trainer, 4), num_folds=2)
+    assert made == [1, 4, 1] * 2 and seen["student"] == seen["local"]
+    known = target().labeled()
+    assert set.union(*seen["local"]) == set(known[torch.arange(len(known))].index.tolist())
+    for fold in target().folds(2)[:1]:
+        one = module(fold)
+        tiny.trainer(1).fit(one, datamodule=fold)
+        held = fold.rows("test")[torch.arange(len(fold.rows("test")))]
+        right = (one(held.input).argmax(1) == held.target).double().sum()
+    assert right <= found.accuracy["student"] * found.num_rows + 1e-6
+    assert 0 <= found.accuracy["ensemble"] <= 1
     with pytest.raises(InputError, match="folds: 99 of"):
-        guard(make, make, target(), partial(trainer, 1), num_folds=99)
+        guard(student, alone, ensemble, target(), partial(trainer, 1), num_folds=99)
 
 
 @pytest.mark.slow
 def test_on_an_easy_target_with_wrong_sources_the_local_model_is_returned():
     """Real trainings: labels suffice here, and the sources name each class by another's name."""
     data = target(labeled_fraction=0.8)
-    experts = tiny.experts(norm=False, features="body")
-    for expert in experts.values():
-        for weight in expert.network.parameters():
-            weight.data.mul_(-20)  # sure of itself, and wrong
 
     def student(fold):
-        torch.manual_seed(0)
-        rate = partial(torch.optim.SGD, lr=0.2)
-        how = {"optimizer": rate, "mixer_optimizer": rate, "alpha": "fixed", "alpha_0": 20.0, "mixing": "uniform"}
-        return HaTJointModule(tiny.Net, experts, "body", classes=fold.classes, heads="frozen", **how)
+        made = module(fold, alpha="fixed", alpha_0=20.0, teacher="uniform", init="scratch")
+        for expert in made.pool.members.values():
+            for weight in expert.network.parameters():
+                weight.data.mul_(-20)  # sure of itself, and wrong
+        return made
 
-    def local(fold):
-        torch.manual_seed(0)
-        return ExpertModule(tiny.Net, classes=fold.classes, optimizer=partial(torch.optim.SGD, lr=0.2))
+    def ensemble(fold):
+        return student(fold)
 
-    found = guard(student, local, data, partial(tiny.trainer, 20))
-    assert found.choice == "local" and found.local > found.student + found.standard_error
-    assert "of the local model" in str(found)
+    found = guard(student, local, ensemble, data, partial(tiny.trainer, 20))
+    assert found.choice == "local" and found.accuracy["local"] > found.accuracy["ensemble"]

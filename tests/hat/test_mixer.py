@@ -51,7 +51,7 @@ def expected(mixer, z_t, features, temperature=1.0, dim=32):
     return np.array(all_weights), np.array(all_mixed)
 
 
-@pytest.mark.parametrize("weights", ["attention", "static", "uniform"])
+@pytest.mark.parametrize("weights", ["attention", "static"])
 def test_equals_the_formulas(weights):
     mixer = made(weights, temperature=0.3, dim=8)
     if weights == "static":
@@ -77,7 +77,7 @@ def test_scores_of_the_sources_serve_in_place_of_heads():
     torch.testing.assert_close(without(z_t, features, scores), with_heads(z_t, features))
 
 
-@pytest.mark.parametrize("weights", ["attention", "static", "uniform"])
+@pytest.mark.parametrize("weights", ["attention", "static"])
 def test_gradients_are_finite_and_reach_every_weight(weights):
     mixer = made(weights)
     z_t, features = batch()
@@ -176,7 +176,7 @@ def test_injection_is_the_divergence_of_the_rows_that_count():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mixing": "best"}, "mixing is 'best'; expected attention, static, uniform"),
+        ({"mixing": "best"}, "mixing is 'best'; expected attention, static"),
         ({"temperature": 0.0}, "temperature is 0.0, dim 32; expected numbers above 0"),
         ({"dim": 0}, "dim 0; expected numbers above 0"),
         ({"source_dims": {}}, "the mixer has no source"),

@@ -21,6 +21,8 @@ from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
+from lightning_fusion.hat.fitted import cross_fit, evidence_of, make_teacher, sharpen
+from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import run_sources
 
 SGD = partial(torch.optim.SGD, lr=0.3)
@@ -100,12 +102,12 @@ def remembers(made, data) -> bool:
 
 
 class TestStep:
-    @pytest.mark.parametrize("mixing", ["attention", "static", "uniform"])
+    @pytest.mark.parametrize("mixing", ["attention", "static"])
     def test_equals_a_hand_written_loop(self, mixing):
         """Two optimizers and two backward passes; losses, dictionary and alpha by the reference's formulas."""
         epochs = 4
-        made = module(mixing=mixing, threshold=0.3, clip_norm=0.7)
-        start = begun(mixing=mixing)
+        made = module(teacher=mixing, threshold=0.3, clip_norm=0.7)
+        start = begun(teacher=mixing)
         made._make_teacher(start.teacher.sizes)
         made.load_state_dict(start.state_dict(), strict=False)
         student, mixer = copy.deepcopy(made.network), copy.deepcopy(made.teacher.mixers[0])
@@ -268,8 +270,8 @@ class TestCache:
             for made in (kept, asked):
                 fit(made, 3)
             assert (
-                kept.trainer.callback_metrics["val_mixer_accuracy"]
-                == asked.trainer.callback_metrics["val_mixer_accuracy"]
+                kept.trainer.callback_metrics["val_teacher_accuracy"]
+                == asked.trainer.callback_metrics["val_teacher_accuracy"]
             )
             for ours, theirs in zip(kept.parameters(), asked.parameters(), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -406,7 +408,7 @@ class TestOptimization:
         trainer = fit(made, 3, precision=precision)
         assert made.teacher.knowledge.probabilities.dtype == torch.float32
         assert all(weight.isfinite().all() for weight in made.parameters())
-        assert float(trainer.callback_metrics["train_mixer_accuracy"]) > 0.5
+        assert float(trainer.callback_metrics["train_teacher_accuracy"]) > 0.5
 
     def test_two_steps_train_the_one_and_then_the_other(self):
         after = {}
@@ -469,17 +471,19 @@ class TestSwitches:
         assert injected == 0  # the dictionary is empty in the first epoch
 
     def test_uniform_distillation_has_one_optimizer(self):
-        made = module(mixing="uniform", heads="frozen", dictionary=False, alpha="fixed")
+        made = module(teacher="uniform", mixer_optimizer=None, sharpness=1.0)
         trainer = fit(made, 2)
-        assert len(trainer.optimizers) == 1 and not list(made.teacher.mixers.parameters())
-        assert trainer.global_step == int(made.batches_done)
-        assert made.source_weights == pytest.approx({"a": 0.5, "b": 0.5})
-        batch = target().rows("val")[torch.arange(30)]
-        spread = torch.zeros(2, 30, 3)
+        assert len(trainer.optimizers) == 1 and trainer.global_step == int(made.batches_done)
+        with pytest.raises(InputError, match="its teacher is fitted; set teacher: attention or static"):
+            made.source_weights  # noqa: B018
+        batch = target().rows("test")[torch.arange(40)]
+        spread = torch.zeros(2, 40, 3)
         for number, (name, expert) in enumerate(SOURCES.items()):
             spread[number][:, [tiny.CLASSES.index(c) for c in tiny.EXPERT_CLASSES[name]]] = expert(batch.input)
         accuracy = (spread.mean(0).argmax(1) == batch.target).float().mean()
-        assert float(trainer.callback_metrics["val_mixer_accuracy"]) == pytest.approx(float(accuracy))
+        found = trainer.test(made, target(), verbose=False)[0]
+        assert found["test_teacher_accuracy"] == pytest.approx(float(accuracy))
+        torch.testing.assert_close(made.teacher_probabilities(batch.input), spread.mean(0))
 
     @pytest.mark.parametrize("accuracy_source", ["holdout", "crossfit"])
     def test_accuracy_of_rows_that_were_not_trained_on(self, accuracy_source):
@@ -487,7 +491,7 @@ class TestSwitches:
         data = target(share=0.5)
         trainer = fit(made, 3, data)
         assert len(made.teacher.mixers) == (3 if accuracy_source == "crossfit" else 1)
-        assert 0 < float(trainer.callback_metrics["train_mixer_accuracy"]) <= 1
+        assert 0 < float(trainer.callback_metrics["train_teacher_accuracy"]) <= 1
         held = made.teacher.knowledge.fold == 0
         batch = data.rows("train")[torch.arange(60)]
         rows = made.teacher.knowledge.rows(batch.index)
@@ -501,9 +505,9 @@ class TestSwitches:
     @pytest.mark.parametrize("accuracy_source", ["train", "crossfit"])
     def test_weights_of_samples_are_those_of_the_mixers(self, accuracy_source):
         made = module(accuracy_source=accuracy_source, network=partial(tiny.Net, norm=True, dropout=0.5))
-        with pytest.raises(InputError, match="the module has no mixer"):
+        with pytest.raises(InputError, match="the module has no teacher"):
             made.sample_weights(torch.zeros(2, 4))
-        with pytest.raises(InputError, match="the module has no mixer"):
+        with pytest.raises(InputError, match="the module has no teacher"):
             made.source_weights  # noqa: B018
         fit(made, 2)
         input = torch.randn(7, 4)
@@ -538,7 +542,7 @@ class TestSwitches:
         assert float(trainer.callback_metrics["train_expert_poisoned_weight"]) == pytest.approx(weight)
         assert sum(made.source_weights.values()) == pytest.approx(1)
         assert weight < 0.1
-        assert float(trainer.callback_metrics["val_mixer_accuracy"]) > 0.95
+        assert float(trainer.callback_metrics["val_teacher_accuracy"]) > 0.95
 
     @pytest.mark.slow
     def test_the_student_gains_over_the_labels_alone(self):
@@ -566,20 +570,20 @@ class TestFigures:
             "train_injection_loss",
             "train_mixer_loss",
             "train_alpha",
-            "train_mixer_accuracy",
+            "train_teacher_accuracy",
             "train_dictionary_updates",
             "train_expert_a_weight",
             "train_expert_b_weight",
             "val_loss",
             "val_accuracy",
-            "val_mixer_accuracy",
+            "val_teacher_accuracy",
         }
         assert names <= set(trainer.callback_metrics)
         logger.save()
         header = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()[0]
         assert names <= set(header.split(","))
         tested = tiny.trainer().test(made, target(), verbose=False)[0]
-        assert set(tested) == {"test_loss", "test_accuracy", "test_mixer_accuracy"}
+        assert set(tested) == {"test_loss", "test_accuracy", "test_teacher_accuracy"}
 
     def test_the_mixers_accuracy_is_that_of_the_fused_prediction(self):
         made = module()
@@ -590,7 +594,7 @@ class TestFigures:
         _, z = made.forward_with_representations(batch.input)
         mixed = made.teacher(z, run_sources(made.pool, batch.input, with_scores=False))
         wanted = (mixed.mean().argmax(1) == batch.target).float().mean()
-        assert found["val_mixer_accuracy"] == pytest.approx(float(wanted))
+        assert found["val_teacher_accuracy"] == pytest.approx(float(wanted))
 
     def test_nothing_learned_from_the_sources_is_said(self):
         with pytest.warns(UserWarning, match="below the threshold .*: the student learned nothing from the sources"):
@@ -644,9 +648,12 @@ class TestCheckpoints:
         assert tiny.same(other.network, made.network) and tiny.same(other.teacher, teacher)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("procedure", ["joint", "two_step"])
-    def test_a_resumed_run_equals_an_uninterrupted_one(self, procedure, tmp_path):
-        how = {"training": procedure, "network": partial(tiny.Net, norm=True, dropout=0.2)}
+    @pytest.mark.parametrize(
+        "arguments",
+        [{"training": "joint"}, {"training": "two_step"}, {"teacher": "all", "init": "auto", "mixup": 1.0}],
+    )
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, arguments, tmp_path):
+        how = arguments | {"network": partial(tiny.Net, norm=True, dropout=0.2)}
         how |= {"optimizer": None, "mixer_optimizer": None}
         whole = module(**how)
         keep = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
@@ -696,14 +703,20 @@ class TestBadInput:
             ({"heads": "cut"}, "heads is 'cut'; expected trained, frozen"),
             ({"training": "one"}, "training is 'one'; expected joint, two_step"),
             ({"alpha": "high"}, "alpha is 'high'; expected adaptive, fixed"),
-            ({"mixing": "best"}, "mixing is 'best'"),
+            ({"teacher": "best"}, "teacher is 'best'"),
             ({"update_rule": "lt"}, "update_rule is 'lt'"),
             ({"accuracy_source": "test"}, "accuracy_source is 'test'"),
             ({"alpha_0": -1.0}, "alpha_0 is -1.0, threshold None"),
             ({"alpha_0": float("inf")}, "alpha_0 is inf, threshold None"),
             ({"threshold": 1.5}, "threshold 1.5; expected at least 0, and 0 to 1"),
             ({"clip_norm": 0.0}, "clip_norm is 0.0; expected a number above 0"),
-            ({"mixing": "uniform", "heads": "frozen", "training": "two_step"}, "two_step requires a trainable mixer"),
+            (
+                {"teacher": "all", "mixer_optimizer": None, "dim": 8},
+                "all is fitted before the training and does not use dim",
+            ),
+            ({"init": "warm"}, "init is 'warm'"),
+            ({"sharpness": 2.0}, "sharpness is 2.0; expected a number above 0, and a fitted teacher, not attention"),
+            ({"mixup": -1.0}, "mixup is -1.0; expected a number of 0 or more"),
         ],
     )
     def test_of_the_constructor(self, arguments, message):
@@ -759,6 +772,130 @@ class TestBadInput:
         data.data.rows("train").index[1] = 0
         with pytest.raises(InputError, match="the number 0 stands for several samples"):
             fit(module(), data=data)
+
+
+class TestFittedTeachers:
+    def test_labels_alone_and_held_out_predictions_fill_the_dictionary(self):
+        made = module(teacher="stacking", mixer_optimizer=None)
+        fit(made, 1)
+        rows = target().rows("train")[torch.arange(60)]
+        known = rows.target >= 0
+        evidence = evidence_of(made.pool, made.columns, rows.input, 60)
+        wanted = made.teacher(evidence)
+        held = cross_fit(
+            lambda: make_teacher("stacking", made.pool, made.columns, {"a": 5, "b": 7}, 3),
+            evidence.take(known.nonzero().flatten()),
+            rows.target[known],
+            0,
+        )
+        wanted[known] = sharpen(held, float(made.teacher.sharpness))
+        knowledge = made.teacher.knowledge
+        torch.testing.assert_close(knowledge.probabilities[knowledge.rows(rows.index)], wanted)
+        accuracy = float((held.argmax(1) == rows.target[known]).double().mean())
+        assert float(knowledge.accuracy) == pytest.approx(accuracy) and made.trainer.global_step == 3
+
+    @pytest.mark.slow
+    def test_all_of_them_train_a_student_and_are_restored(self, tmp_path):
+        for name in ("auto", "all"):
+            how = {"teacher": name, "mixer_optimizer": None, "init": "auto", "mixup": 1.0}
+            made = module(network=partial(tiny.Net, norm=True), **how)
+            trainer = fit(made, 4)
+            trainer.save_checkpoint(tmp_path / "m.ckpt")
+            tested = trainer.test(made, target(), verbose=False)[0]
+            loaded = HaTJointModule.load_from_checkpoint(
+                tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(SOURCES)
+            )
+            assert tiny.same(loaded, made) and loaded.teacher.chosen == made.teacher.chosen
+            assert tiny.trainer().test(loaded, target(), verbose=False)[0] == tested
+            assert "test_teacher_accuracy" in tested
+        assert made.teacher.chosen == "all"
+        with pytest.raises(InputError, match="teacher: the model was trained with all; found foe"):
+            HaTJointModule.load_from_checkpoint(
+                tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(SOURCES), teacher="foe"
+            )
+
+    def test_augmentation_does_not_reach_the_teacher(self):
+        data = SyntheticImageDataModule(role="fuser", fuser_fraction=0.2, batch_size=32, augmentation=nn.Dropout(0.9))
+        experts = {"a": Expert(SmallConvNet(4, width=2), classes=data.classes, features="pool")}
+        how = {"network": partial(SmallConvNet, width=2), "features": "pool", "classes": data.classes}
+        made = module(experts, teacher="uniform", mixer_optimizer=None, **how)
+        target_data = TargetDataModule(data, "style_2")
+        fit(made, 1, target_data)
+        rows = target_data.rows("train")
+        plainly = data.preprocess(rows[torch.arange(len(rows))].input)
+        found = made.teacher.knowledge(made.teacher.knowledge.rows(rows[torch.arange(len(rows))].index))[0]
+        torch.testing.assert_close(found, sharpen(experts["a"](plainly), float(made.teacher.sharpness)))
+
+    def test_bare_loaders_do(self):
+        made, data = module(teacher="stacking", mixer_optimizer=None), target()
+        tiny.trainer(1).fit(made, data.train_dataloader(), data.val_dataloader())
+        other = module(teacher="stacking", mixer_optimizer=None)
+        fit(other, 1)
+        torch.testing.assert_close(
+            made.teacher.knowledge.probabilities, other.teacher.knowledge.probabilities, rtol=1e-3, atol=1e-4
+        )
+
+
+class TestStart:
+    @pytest.mark.parametrize(("init", "source"), [("best_source", "a"), ("scratch", None), ("average", "mean")])
+    def test_weights_before_the_first_step(self, init, source):
+        experts = {
+            name: Expert(tiny.Net(3, norm=True), classes=list(tiny.CLASSES), features="body") for name in ("a", "b")
+        }
+        network, seen = partial(tiny.Net, norm=True), []
+        data = target()
+        rows = data.labeled()[torch.arange(len(data.labeled()))]
+        optimizer = torch.optim.Adam(experts["a"].network.parameters(), lr=0.05)
+        experts["a"].network.requires_grad_(True)
+        for _ in range(30):  # a is the better one
+            optimizer.zero_grad()
+            F.cross_entropy(experts["a"].network(rows.input), rows.target).backward()
+            optimizer.step()
+        experts["a"].network.requires_grad_(False)
+        made = module(experts, network=network, init=init, teacher="uniform", mixer_optimizer=None)
+        before = copy.deepcopy(made.network.state_dict())
+        made.on_train_start = lambda: seen.append(copy.deepcopy(made.network.state_dict()))
+        fit(made, 1, data)
+        states = {name: expert.network.state_dict() for name, expert in experts.items()}
+        mean = {name: (states["a"][name] + states["b"][name]) / 2 for name in before}
+        wanted = {"a": states["a"], None: before, "mean": mean}[source]
+        for name, value in seen[0].items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, wanted[name])
+
+    def test_without_a_source_of_the_same_architecture(self):
+        how = {"teacher": "uniform", "mixer_optimizer": None}
+        with pytest.raises(InputError, match=r"best_source, but no source has the student's architecture \(a: it has"):
+            fit(module(init="best_source", **how), 1)
+        made = module(init="auto", **how)
+        before = copy.deepcopy(made.network)
+        seen = []
+        made.on_train_start = lambda: seen.append(tiny.same(made.network, before))
+        fit(made, 1)
+        assert seen == [True]
+
+
+class TestMixup:
+    @pytest.mark.parametrize("teacher", ["stacking", "attention"])
+    def test_losses_are_those_of_both_samples_of_a_pair(self, teacher, monkeypatch):
+        made = module(teacher=teacher, mixup=0.5, mixer_optimizer=None, alpha="fixed", alpha_0=0.7)
+        pairs = Pairs(0.75, torch.arange(20).flip(0))
+        monkeypatch.setattr(Pairs, "draw", lambda alpha, input: pairs)
+        losses = []
+
+        def noted(logits, target, knowledge, filled):
+            found = HaTJointModule.student_losses(made, logits, target, knowledge, filled)
+            losses.append((logits.detach(), target, knowledge, found.detach()))
+            return found
+
+        made.student_losses = noted
+        start = copy.deepcopy(made.network)
+        fit(made, 1)
+        first = next(batches(target(), 1))[0]
+        wanted = start(0.75 * first.input + 0.25 * first.input.flip(0))
+        torch.testing.assert_close(losses[0][0], wanted.detach())
+        assert torch.equal(losses[1][0], losses[0][0]) and torch.equal(losses[1][1], first.target.flip(0))
+        torch.testing.assert_close(losses[1][2], losses[0][2].flip(0))
 
 
 def test_a_pool_is_taken_as_experts_are():

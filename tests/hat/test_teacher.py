@@ -6,7 +6,7 @@ from torch import nn
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.mixer import shared_columns
 from lightning_fusion.hat.sources import run_sources
-from lightning_fusion.hat.teacher import Teacher
+from lightning_fusion.hat.teacher import MixerTeacher
 
 SIZES = {"own": 6, "sources": {"a": 5, "b": 5}, "heads": {"a": "head", "b": "head"}}
 POOL = tiny.pool(features="body")
@@ -14,10 +14,10 @@ INPUT, TARGET = tiny.tensors(rows={"train": 30})["train"][:2]
 Z = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
 
 
-def made(**arguments) -> Teacher:
+def made(**arguments) -> MixerTeacher:
     torch.manual_seed(0)
     columns, _ = shared_columns(POOL.expert_classes, tiny.CLASSES)
-    teacher = Teacher(POOL, columns, 3, SIZES, **arguments)
+    teacher = MixerTeacher(POOL, columns, 3, SIZES, **arguments)
     teacher.note_rows(torch.arange(30), TARGET)
     return teacher
 

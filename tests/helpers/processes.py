@@ -72,6 +72,7 @@ def wait_for(path: Path, process: BaseProcess) -> None:
 
 def _run(folder: Path, rank: int, ranks: dict[str, Any], work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update({name: str(value) for name, value in ranks.items()})
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an earlier test; Lightning's DDP would set it again at each start
     os.chdir(folder)
     torch.set_num_threads(1)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads it where it is imported

@@ -129,10 +129,11 @@ def work(folder: Path, processes: int) -> None:
 
 HAT: dict[str, dict[str, Any]] = {
     "attention": {},
-    "static": {"mixing": "static"},
+    "static": {"teacher": "static"},
     "two_step": {"training": "two_step"},
     "crossfit": {"accuracy_source": "crossfit"},
     "holdout": {"accuracy_source": "holdout", "heads": "frozen"},
+    "fitted": {"teacher": "all", "mixer_optimizer": None},
 }
 """Settings of HaTJointModule that are trained by one and by two processes."""
 
@@ -145,10 +146,11 @@ def joint(batch_size: int, **how: Any) -> tuple[LightningModule, TargetDataModul
     splits = dict.fromkeys(("train", "val", "test"), (input, target, home))
     data = TensorDataModule(splits, ["cat", "owl"], ["home"], batch_size=batch_size)
     torch.manual_seed(0)
-    how = {"threshold": 0.1, "update_rule": "ge", "clip_norm": 5.0} | how
-    rates = {name: partial(torch.optim.SGD, lr=0.2) for name in ("optimizer", "mixer_optimizer")}
+    rate = partial(torch.optim.SGD, lr=0.2)
+    how = {"threshold": 0.1, "clip_norm": 5.0, "optimizer": rate, "mixer_optimizer": rate} | how
+    how = how if how.get("teacher") == "all" else {"update_rule": "ge"} | how
     experts = tiny.experts(norm=False, features="body")  # each knows one of the two classes
-    module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how, **rates)
+    module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how)
     return module, TargetDataModule(data, "home", labeled_fraction=0.5, min_labeled=1)
 
 

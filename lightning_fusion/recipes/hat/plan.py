@@ -6,19 +6,20 @@ from typing import Any
 
 from torch import nn
 
-from lightning_fusion.recipes.hat.report import LOCAL, MAIN
+from lightning_fusion.recipes.hat.report import ENSEMBLE, FITTED, LOCAL, MAIN, TUNED
 
 UNIFORM = "uniform distillation"
 STUDENTS: dict[str, dict[str, Any]] = {
     MAIN: {},
-    UNIFORM: {"mixing": "uniform", "heads": "frozen", "dictionary": False, "alpha": "fixed"},
-    "static weights": {"mixing": "static"},
+    FITTED: {"teacher": "all", "init": "auto", "mixup": 1.0},
+    UNIFORM: {"teacher": "uniform", "sharpness": 1.0, "alpha": "fixed"},
+    "static weights": {"teacher": "static"},
 }
 """Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
 BEST, AVERAGE = "best source by labeled accuracy", "average of the selected sources"
-SIMPLICITY = (LOCAL, BEST, AVERAGE, MAIN)
-"""Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source, several
-sources for each sample, a model that several sources have trained."""
+SIMPLICITY = (LOCAL, BEST, TUNED, AVERAGE, MAIN, ENSEMBLE)
+"""Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source as it is
+and fine-tuned, several sources for each sample, a model that several sources have trained, and those with a fuser."""
 CORRUPTED, STUDENT = "_permuted", "_student"
 OF_SELECTION = {"keep_fraction", "num_sources", "encoder_first", "similarity", "rank_by"}
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}

@@ -201,7 +201,9 @@ class _HaT(Recipe):
         parts = [
             hat_report.over_groups(report, self.data),
             hat_report.ranks(report),
-            hat_report.mixers(report),
+            hat_report.teachers(report),
+            hat_report.guards(report),
+            hat_report.costs(report),
             hat_report.coverage(report),
             hat_report.corruption(report),
             hat_report.traffic(report),

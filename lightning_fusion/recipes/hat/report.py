@@ -12,6 +12,8 @@ from lightning_fusion.recipes.report import Figures, Report, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local model, few labels"
+FITTED = "HaT, fitted teacher, from the best source"
+TUNED, ENSEMBLE = "best source, fine-tuned on the labels", "sources with a fitted teacher, kept"
 
 
 def groups_of(data: FusionDataModule) -> dict[str, str]:
@@ -21,7 +23,7 @@ def groups_of(data: FusionDataModule) -> dict[str, str]:
 
 def average(report: Report) -> None:
     """Add the mean over targets of every method and seed."""
-    kept = ("accuracy", "bytes", "rank correlation", "mixer accuracy")
+    kept = ("accuracy", "bytes", "rank correlation", "teacher accuracy", "model bytes", "seconds per sample")
     for method, metric, seed in dict.fromkeys(
         (row["method"], row["metric"], row["seed"])
         for row in report.rows
@@ -84,6 +86,11 @@ def verdicts(report: Report) -> list[str]:
     if own < local:
         notes.append(f"{MAIN} ({own:.3f}) is below the local model ({local:.3f}): the sources reduce the accuracy.")
     averages = {name: float(np.mean(report.values(name))) for name in report.methods() if _SELECTED.fullmatch(name)}
+    simple = [name for name in (TUNED,) if name in report.methods()]
+    for name in simple:
+        if own < (value := float(np.mean(report.values(name)))) - 0.01:
+            notes.append(f"{MAIN} ({own:.3f}) is below the {name} ({value:.3f}), which is simpler: use that model.")
+    averages |= {name: float(np.mean(report.values(name))) for name in (ENSEMBLE,) if name in report.methods()}
     for name, value in averages.items():
         if own < value - 0.01:
             notes.append(
@@ -93,17 +100,20 @@ def verdicts(report: Report) -> list[str]:
     return notes
 
 
-def mixers(report: Report) -> list[str]:
-    """Return training and test accuracy of each student's mixer."""
-    head = ["mixer of", "training accuracy", "test accuracy", "targets with training accuracy 1"]
+def teachers(report: Report) -> list[str]:
+    """Return cross-validated (of mixers: training) and test accuracy of each student's teacher."""
+    head = ["teacher of", "accuracy on the labels", "test accuracy", "targets with accuracy 1 on the labels"]
     rows = []
-    for method in report.methods("mixer accuracy"):
-        found = report.select(method=method, metric="mixer accuracy")
+    for method in report.methods("teacher accuracy"):
+        found = report.select(method=method, metric="teacher accuracy")
         training = [row["value"] for row in found if "domain" in row]
-        true = np.mean(report.values(f"{method} (mixer)"))
+        true = np.mean(report.values(f"{method} (teacher kept)"))
         ones = f"{training.count(1.0)} of {len(training)}"
         rows.append([method, f"{np.mean(training):.3f}", f"{true:.3f}", ones])
-    note = "Training accuracy: on the labeled samples in the last epoch; it scales the distillation weight alpha."
+    note = (
+        "Accuracy on the labels: cross-validated; of attention and static weights in training, in the last epoch, by "
+        "default. It scales the distillation weight alpha."
+    )
     return [*markdown_table(head, rows), "", f"Means over targets. {note}"]
 
 
@@ -120,21 +130,46 @@ def coverage(report: Report) -> list[str]:
 
 
 def corruption(report: Report) -> list[str]:
-    """Return how often label-corrupted sources were selected, and their mixer weight; empty if there are none."""
+    """Return how often label-corrupted sources were selected; empty if there are none."""
     rows = []
     for kind in ("label-corrupted sources", "other sources"):
-        sources, picked, weights = (
-            [row["value"] for row in report.select(method=kind, metric=metric)]
-            for metric in ("sources", "chosen", "mixer weight")
+        sources, picked = (
+            [row["value"] for row in report.select(method=kind, metric=metric)] for metric in ("sources", "chosen")
         )
         if there := sum(sources):
             chosen = sum(picked)
-            weight = f"{np.mean(weights):.3f}" if weights else "none was selected"
-            rows.append([kind, f"{chosen:.0f} of {there:.0f} ({chosen / there:.0%})", weight])
+            rows.append([kind, f"{chosen:.0f} of {there:.0f} ({chosen / there:.0%})"])
     if not rows:
         return []
-    lines = markdown_table(["over all targets", "selected", "mean mixer weight of selected ones"], rows)
+    lines = markdown_table(["over all targets", "selected"], rows)
     return [*lines, "", "Label-corrupted: trained on permuted labels, each class under the name of another."]
+
+
+def guards(report: Report) -> list[str]:
+    """Return how often the guard selected each answer, and how often it was within a point of the best of the three."""
+    rows = [row for row in report.select(method="guard", metric="choice") if "domain" in row]
+    if not rows:
+        return []
+    counts = Counter(row["choice"] for row in rows)
+    within = sum(row["value"] for row in rows)
+    chosen = ", ".join(f"{name} {counts[name]}" for name in ("student", "local", "ensemble"))
+    return [
+        f"The guard selected, of {len(rows)} targets: {chosen}. Its answer was within a point of the best of the three "
+        f"on the test samples for {within:.0f}."
+    ]
+
+
+def costs(report: Report) -> list[str]:
+    """Return the size and the time per sample of the answers that can be kept."""
+    rows = []
+    for method in report.methods("model bytes"):
+        size, took = (np.mean(report.values(method, metric)) for metric in ("model bytes", "seconds per sample"))
+        rows.append([method, f"{np.mean(report.values(method)):.3f}", f"{size:,.0f}", f"{1000 * took:.3f}"])
+    if not rows:
+        return []
+    best = max(report.methods("model bytes"), key=lambda name: float(np.mean(report.values(name))))
+    lines = markdown_table(["answer", "test accuracy", "bytes of weights", "ms per sample"], rows)
+    return [*lines, "", f"Means over targets; one batch of all test samples on one device. The most accurate: {best}."]
 
 
 def traffic(report: Report) -> list[str]:
@@ -151,20 +186,20 @@ def figures(report: Report) -> Figures:
         for name in report.methods("bytes")
         if name.startswith("selection, ")
     }
-    last = [row for row in report.rows if row["metric"] == "largest weight of a class"][-1]
+    last = [row for row in report.rows if row["metric"] == "accuracy of a class"][-1]
     rows = report.select(metric=last["metric"], domain=last["domain"], seed=last["seed"])
-    weights = plotting.heat_map(
-        [row["weights"] for row in rows],
+    of_class = plotting.heat_map(
+        [row["accuracies"] for row in rows],
         [row["label"] for row in rows],
         rows[0]["among"],
-        title=f"Mean weight of the sources of {rows[0]['domain']}",
-        label="mean weight",
+        title=f"Accuracy of the sources of {rows[0]['domain']}",
+        label="accuracy",
         xlabel="source",
         ylabel="class of the test samples",
     )
     students = _by_target(report, MAIN), _by_target(report, LOCAL)
     return {
-        "weights": (weights, "Mean mixer weight of each selected source by class of the test samples, last target."),
+        "sources": (of_class, "Test accuracy of each selected source by class, last target of the last seed."),
         "targets": (
             plotting.target_accuracies(*students, means, main=MAIN, against=LOCAL),
             "Left: the student and the local model on each target, mean over seeds. Right: every method.",

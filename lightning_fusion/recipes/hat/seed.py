@@ -18,14 +18,8 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.files import digest, file_key, is_sealed, sealed, write_text
 from lightning_fusion.recipes.advice import SampleScores
-from lightning_fusion.recipes.hat.plan import (
-    AVERAGE,
-    CORRUPTED,
-    SIMPLICITY,
-    STUDENT,
-    Plan,
-)
-from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
+from lightning_fusion.recipes.hat.plan import AVERAGE, CORRUPTED, SIMPLICITY, STUDENT, Plan
+from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.target import Target
 from lightning_fusion.recipes.seed_run import SeedRun, barrier
 from lightning_fusion.registry.registry import ExpertRegistry
@@ -159,7 +153,11 @@ class HaTSeed(SeedRun):
         for method in SIMPLICITY:
             right = np.concatenate([np.array(part["right"][method], float) for part in parts.values()])
             scores = right * len(sample) / (len(parts) * np.array(sizes)[of_target])  # targets have equal weights
-            queries = np.mean([len(each["sources"]) for each in self.answers.values()]) if method == AVERAGE else 1
+            queries = (
+                np.mean([len(each["sources"]) for each in self.answers.values()])
+                if method in (AVERAGE, ENSEMBLE)
+                else 1
+            )
             self.report.validate(method, SampleScores(scores, sample, group), self.seed, float(queries))
 
     def publish_student(self, target: Target) -> None:

@@ -6,8 +6,9 @@ from lightning_fusion.baselines import SoftmaxAverage
 from lightning_fusion.errors import InputError, shorten, suggestion
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.files import file_key
+from lightning_fusion.recipes.hat.ensembles import Ensemble
 from lightning_fusion.recipes.hat.plan import AVERAGE, BEST, STUDENT
-from lightning_fusion.recipes.hat.report import LOCAL
+from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, TUNED
 from lightning_fusion.recipes.hat.seed import read_answers
 from lightning_fusion.recipes.pool_modules import BaselineModule
 from lightning_fusion.recipes.serving import FinishedRun
@@ -33,11 +34,15 @@ def answer(run: FinishedRun, method: str, seed: int, target: str | None) -> Any:
             f"{suggestion(name or '', targets)}"
         )
     found = read_answers(run.own(folder / "targets" / f"{file_key(name)}.json"))
+    if method == ENSEMBLE:
+        experts = {source: run.load_expert(_source(folder, source)) for source in found["sources"]}
+        path = run.own(folder / "ensembles" / f"{file_key(name)}.pt")
+        return Ensemble.load(experts, run.serving["classes"], path)
     if method in (AVERAGE, BEST):
         sources = found["sources"] if method == AVERAGE else [found["best_source"]]
         experts = {source: run.load_expert(_source(folder, source)) for source in sources}
     else:
-        kind = "local" if method == LOCAL else "students"
+        kind = {LOCAL: "local", TUNED: "fine_tuned"}.get(method, "students")
         experts = {name: run.load_expert(folder / kind / f"{file_key(name)}.ckpt")}
     return BaselineModule(ExpertPool(experts, run.serving["classes"]), SoftmaxAverage())
 

@@ -1,6 +1,7 @@
 """One target of one seed of the recipe hat: its models, its baselines, and their results."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities import move_data_to_device
+from torch import nn
 
 from lightning_fusion.baselines import LogisticStacking, oracle_selection
 from lightning_fusion.data.base import SPLITS
+from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
@@ -18,38 +21,18 @@ from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import file_key
 from lightning_fusion.hat.guard import guard
+from lightning_fusion.hat.mixer import shared_columns
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
-from lightning_fusion.recipes.hat.plan import (
-    AVERAGE,
-    BEST,
-    CORRUPTED,
-    OF_SELECTION,
-    OF_TARGET,
-    STUDENT,
-    STUDENTS,
-    Plan,
-)
-from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
+from lightning_fusion.hat.start import source_weights
+from lightning_fusion.recipes.hat.ensembles import Ensemble, kept_teachers
+from lightning_fusion.recipes.hat.plan import AVERAGE, BEST, CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED, groups_of
 from lightning_fusion.recipes.inspection import draw, named, of_classes
 from lightning_fusion.recipes.seed_run import save_weights, stage_seed
 
 _VALIDATED_ROWS = 256
-
-
-def class_means(weights: torch.Tensor, target: torch.Tensor) -> dict[int, list[float]]:
-    """Return the mean weight of each source over the samples of each class.
-
-    Args:
-        weights: (N, S) weights of the sources.
-        target: (N,) classes.
-
-    Example:
-        >>> class_means(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 0, 2]))
-        {0: [0.75, 0.25], 2: [0.0, 1.0]}
-    """
-    return {int(number): weights[target == number].mean(0).tolist() for number in target.unique()}
 
 
 class Target:
@@ -82,9 +65,7 @@ class Target:
         self.network = plan.networks[run.architecture[name]]
         self.data = TargetDataModule(run.data, name, seed=run.seed, **plan.target)
         self.found: list[dict[str, Any]] = []
-        self.weights: dict[str, float] = {}
-        self.tested: tuple[Any, torch.Tensor, torch.Tensor]  # test samples, and what the student and the mixer give
-        self.of_class: dict[int, list[float]] = {}
+        self.tested: tuple[Any, torch.Tensor]  # test samples, and the student's probabilities
         self.right: dict[str, list[int]] = {}
 
     def answers(self) -> dict[str, Any]:
@@ -114,14 +95,16 @@ class Target:
         student, local = self._student(self.data, selection.experts, {}, MAIN), self._local(few)
         self._score(MAIN, student)
         self._score(LOCAL, local)
+        by_labels = self.others[int((known.argmax(2) == label[:, None]).mean(0).argmax())]
+        self._score(TUNED, self._fine_tuned(by_labels, few))
+        kept = self._ensemble(selection.experts, few)
         if self.plan.guarded:
-            self._guard(student, local)
+            self._guard(student["test_accuracy"], local["test_accuracy"], kept)
         if self.plan.baselines:
             for method, arguments in STUDENTS.items():
                 if method != MAIN:
                     self._score(method, self._student(self.data, selection.experts, arguments, method))
             self._fusers(few, selection.experts)
-        by_labels = self.others[int((known.argmax(2) == label[:, None]).mean(0).argmax())]
         self._add("best source by labeled accuracy", "accuracy", accuracy[by_labels])
         self._add("mean of single sources", "accuracy", np.mean(list(accuracy.values())))
         self._add("average of all sources", "accuracy", average(self.others))
@@ -140,6 +123,10 @@ class Target:
         for name, change in self.plan.variants.items():
             self._variant(name, change)
         self._selection_figures(selection, accuracy)
+        for number in np.unique(truth).tolist():
+            of_class = (test[truth == number][:, columns].argmax(2) == number).mean(0).tolist()
+            name = self.data.classes[number]
+            self._add("sources", "accuracy of a class", max(of_class), among=sources, accuracies=of_class, label=name)
         validation = {"sample": np.asarray(outputs["val"].index).tolist(), "right": self.right}
         samples = self._samples(sources, test[:, columns], np.asarray(outputs["test"].index))
         return {
@@ -151,14 +138,14 @@ class Target:
         }
 
     def _samples(self, sources: Sequence[str], outputs: np.ndarray, index: np.ndarray) -> dict[str, Any]:
-        """Return test samples with the outputs of the selected sources, their mixer weights and the student's.
+        """Return test samples with the outputs of the selected sources and of the student.
 
         Args:
             sources: Names of the S selected sources.
             outputs: (N, S, C) their outputs.
             index: (N,) sample numbers of the outputs.
         """
-        batch, probabilities, weights = self.tested
+        batch, probabilities = self.tested
         rows = np.argsort(batch.index.numpy())[np.argsort(np.argsort(index))]  # the same samples, in another order
         target, student = batch.target.numpy()[rows], probabilities.numpy()[rows]
         chosen, drawn = draw(student.argmax(1) == target, self.run.seed)
@@ -172,9 +159,7 @@ class Target:
             sources,
             names=named(self.data, index[chosen]),
             domains=[self.name] * len(chosen),
-            weights=weights.numpy()[rows][chosen],
-            weighting="The fused answer is that of the student, which runs alone. Weights: those of the mixer, with "
-            "which the outputs of the sources were distilled.",
+            weighting="The fused answer is that of the student, which runs alone; the sources have taught it.",
         ).record()
 
     # ---------------------------------------------------------------- trained
@@ -216,35 +201,71 @@ class Target:
         trainer.fit(module, datamodule=data)
         if method == MAIN:
             save_weights(trainer, self.run.folder / "students" / f"{file_key(self.name)}.ckpt")
-            self._validate(MAIN, module, data)
-            self.weights = module.source_weights
+            self._validate(MAIN, module.eval(), data)
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
             given = move_data_to_device(batch.input, module.device)
-            weights = module.sample_weights(given).cpu()
-            self.of_class = class_means(weights, batch.target)
             with torch.no_grad():
-                self.tested = batch, module.eval()(given).float().softmax(1).cpu(), weights
+                self.tested = batch, module(given).float().softmax(1).cpu()
+            self._cost(MAIN, module, module, given)
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
-        return found | {"train_mixer_accuracy": float(module.teacher.knowledge.accuracy)}
+        return found | {"train_teacher_accuracy": float(module.teacher.knowledge.accuracy)}
+
+    def _cost(self, method: str, answer: Callable[[Any], Any], model: nn.Module, input: Any) -> None:
+        """Add the bytes of a model's weights and the time that it takes for a sample."""
+        network = getattr(model, "network", model)
+        self._add(method, "model bytes", sum(weight.nbytes for weight in network.state_dict().values()))
+        start = time.perf_counter()
+        with torch.no_grad():
+            answer(input)
+        self._add(method, "seconds per sample", (time.perf_counter() - start) / (num_samples(input) or 1))
+
+    def _fine_tuned(self, source: str, few: TargetDataModule) -> dict[str, float]:
+        """Fine-tune a source on the labels with the steps of the local model: the simplest transfer."""
+        kind = self.run.architecture[source.removesuffix(CORRUPTED).removesuffix(STUDENT)]
+        module = self._module(few, network=self.plan.networks[kind])
+        expert = self.run.experts[source]
+        columns, _ = shared_columns({source: expert.classes}, few.classes)
+        input = few.on_after_batch_transfer(few.rows("train")[torch.arange(2)], 0).input
+        module.network.load_state_dict(source_weights(module.network, expert, columns[source], input))
+        trainer = self._local_trainer("fine_tuned")
+        trainer.fit(module, datamodule=few)
+        save_weights(trainer, self.run.folder / "fine_tuned" / f"{file_key(self.name)}.ckpt")
+        self._validate(TUNED, module.eval(), few)
+        return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
+
+    def _ensemble(self, experts: Mapping[str, Expert], few: TargetDataModule) -> float:
+        """Fit and evaluate the sources with a teacher, kept; return the test accuracy."""
+        self.ensemble = Ensemble.fit(experts, few, self.run.seed)
+        self.ensemble.save(self.run.folder / "ensembles" / f"{file_key(self.name)}.pt")
+        rows = few.rows("test")
+        batch = few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+
+        def answers(input: Any) -> torch.Tensor:
+            return self.ensemble.answer(input)["probabilities"]
+
+        right = (answers(batch.input).argmax(1) == batch.target).double().mean()
+        self._add(ENSEMBLE, "accuracy", right)
+        self._validate(ENSEMBLE, answers, few)
+        self._cost(ENSEMBLE, answers, self.ensemble, batch.input)
+        return float(right)
 
     def _local(self, few: TargetDataModule) -> dict[str, float]:
         module, trainer = self._module(few), self._local_trainer("local")
         trainer.fit(module, datamodule=few)
         if LOCAL not in self.right:  # variants have local models of their own
             save_weights(trainer, self.run.folder / "local" / f"{file_key(self.name)}.ckpt")
-            self._validate(LOCAL, module, few)
+            self._validate(LOCAL, module.eval(), few)
         return {name: float(value) for name, value in trainer.test(module, few, verbose=False)[0].items()}
 
-    def _validate(self, method: str, module: ExpertModule, data: TargetDataModule) -> None:
+    def _validate(self, method: str, answers: Callable[[Any], torch.Tensor], data: TargetDataModule) -> None:
         """Store which samples of the validation split a model predicts correctly, in the order of their numbers."""
         rows = data.rows("val")
         right, index = [], []
-        module.eval()
         for part in torch.arange(len(rows)).split(_VALIDATED_ROWS):
             batch = data.on_after_batch_transfer(rows[part], 0)
             with torch.no_grad():
-                answer = module(move_data_to_device(batch.input, module.device)).argmax(1).cpu()
+                answer = answers(batch.input).argmax(1).cpu()
             right.append(answer == batch.target)
             index.append(batch.index)
         self.right[method] = torch.cat(right)[torch.cat(index).argsort()].int().tolist()
@@ -255,23 +276,27 @@ class Target:
         few = len(self.data.variant(unlabeled=False).train_dataloader())
         return self._trainer(stage, max(1, round(self.plan.epochs * steps / few)))
 
-    def _guard(self, student: Mapping[str, float], local: Mapping[str, float]) -> None:
+    def _guard(self, student: float, local: float, ensemble: float) -> None:
         """Compare on folds of the labels; sources are selected for each fold without the held-out labels."""
         result = guard(
             lambda fold: self._module(fold, self._select(fold).experts),
             self._module,
+            lambda fold: Ensemble.fit(self._select(fold).experts, fold, self.run.seed),
             self.data,
             partial(self._trainer, "guard/student", self.plan.epochs),
             partial(self._local_trainer, "guard/local"),
         )
-        self._add("guard", "folds, student", result.student)
-        self._add("guard", "folds, local", result.local)
-        self._add("guard", "returns the local model", result.choice == "local")
-        kept = local if result.choice == "local" else student
-        self._add(f"{MAIN}, guarded", "accuracy", kept["test_accuracy"])
+        for name, value in result.accuracy.items():
+            self._add("guard", f"folds, {name}", value)
+        tested = {"student": student, "local": local, "ensemble": ensemble}
+        chosen = tested[result.choice]
+        self._add("guard", "choice", chosen >= max(tested.values()) - 0.01, choice=result.choice)
+        self._add(f"{MAIN}, guarded", "accuracy", chosen)
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
-        """Evaluate methods that query all selected sources: FoE and logistic regression on their outputs."""
+        """Evaluate methods that query all selected sources: the teachers, kept; FoE and logistic regression."""
+        for name, value in kept_teachers(self.ensemble, few, self.run.seed).items():
+            self._add(f"teacher {name}, kept", "accuracy", value)
         store = self._query("chosen", experts, few)
         rule = LogisticStacking().fit(store.scattered("train"), np.asarray(store["train"].target))
         truth = np.asarray(store["test"].target)
@@ -293,9 +318,9 @@ class Target:
 
     def _score(self, method: str, metrics: Mapping[str, float]) -> None:
         self._add(method, "accuracy", metrics["test_accuracy"])
-        if "test_mixer_accuracy" in metrics:
-            self._add(f"{method} (mixer)", "accuracy", metrics["test_mixer_accuracy"])
-            self._add(method, "mixer accuracy", metrics["train_mixer_accuracy"])
+        if "test_teacher_accuracy" in metrics:
+            self._add(f"{method} (teacher kept)", "accuracy", metrics["test_teacher_accuracy"])
+            self._add(method, "teacher accuracy", metrics["train_teacher_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
         self.found.append(
@@ -316,17 +341,11 @@ class Target:
 
         ledger = selection.ledger
         chosen = list(selection.experts)
-        self._add("selection", "bytes", ledger.total, sources=chosen, weights=[self.weights[name] for name in chosen])
-        for number, weights in self.of_class.items():
-            label = self.data.classes[number]
-            self._add("mixer", "largest weight of a class", max(weights), among=chosen, weights=weights, label=label)
+        self._add("selection", "bytes", ledger.total, sources=chosen)
         sound = set(self.others) - self.wrong
         for kind, names in (("label-corrupted sources", self.wrong), ("other sources", sound)) if self.wrong else ():
-            weights = [self.weights[name] for name in chosen if name in names]
             self._add(kind, "sources", len(names))
-            self._add(kind, "chosen", len(weights))
-            if weights:
-                self._add(kind, "mixer weight", np.mean(weights))
+            self._add(kind, "chosen", sum(name in names for name in chosen))
         self._add("all models", "bytes", ledger.send_all)
         for stage, count in ledger.stages.items():
             self._add(f"selection, {stage}", "bytes", count["down"])

@@ -1,0 +1,449 @@
+"""Teachers that are fitted on the labels before the student is trained, and their selection by cross-validation."""
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fusion.data.splits import stratified_folds
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import take_rows
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.names import NamedModules
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.hat.mixer import aligned
+from lightning_fusion.hat.sources import run_sources
+
+FLOOR = 1e-4
+"""Smallest probability whose logarithm a teacher reads: beyond it, small samples tell nothing."""
+SHARPNESS = (1.0, 1.5, 2.0, 3.0)
+_PENALTIES = (0.3, 3.0, 30.0)
+_FOLDS = 3
+_ROWS = 64  # of a step of gradient descent
+
+
+class Evidence(NamedTuple):
+    """Outputs of the sources on N samples of the target.
+
+    Attributes:
+        input: N preprocessed inputs.
+        log_probabilities: (N, S, C) of the target's classes, by source; about -1e30 for classes that it lacks.
+        representations: (N, D_1 + ... + D_S) concatenated representations.
+    """
+
+    input: Any
+    log_probabilities: Tensor
+    representations: Tensor
+
+    def take(self, rows: Tensor) -> "Evidence":
+        """Return the samples in rows (B,)."""
+        return Evidence(take_rows(self.input, rows), self.log_probabilities[rows], self.representations[rows])
+
+
+@torch.no_grad()
+def evidence_of(pool: ExpertPool, columns: Mapping[str, Sequence[int]], input: Any, count: int) -> Evidence:
+    """Run the sources on samples, 64 at a time.
+
+    Args:
+        pool: The sources; each names its ``features``.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        input: Preprocessed input of the samples.
+        count: N, number of samples.
+    """
+    parts = []
+    for rows in torch.arange(count).split(_ROWS):
+        answer = run_sources(pool, take_rows(input, rows), with_scores=True)
+        assert answer.scores is not None
+        scores = [
+            aligned(found, torch.tensor(list(columns[name]), device=found.device))
+            for name, found in answer.scores.items()
+        ]
+        parts.append((torch.stack(scores, 1), torch.cat(list(answer.representations.values()), 1)))
+    return Evidence(input, *(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+class FittedTeacher(nn.Module):
+    """Model of the sources' outputs that is fitted on labeled samples of the target.
+
+    Weights need no gradient after :meth:`fit`; the fitted state is in the ``state_dict``.
+    """
+
+    @abstractmethod
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Fit on labeled samples.
+
+        Args:
+            evidence: Outputs of the sources on N labeled samples.
+            target: (N,) classes.
+            seed: Random seed.
+        """
+
+    @abstractmethod
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) float32 probabilities of the target's classes."""
+
+
+class Average(FittedTeacher):
+    """Mean of the sources' probabilities: nothing is fitted.
+
+    Example:
+        >>> evidence = Evidence(None, torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]).log(), torch.zeros(1, 0))
+        >>> Average()(evidence)
+        tensor([[0.6000, 0.4000]])
+    """
+
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Return itself."""
+        return self
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) mean probabilities."""
+        return evidence.log_probabilities.exp().mean(1)
+
+
+class Stacking(FittedTeacher):
+    """Multinomial regression that corrects the average of the sources (stacking: Wolpert, 1992).
+
+        log q = log p_avg + W v + b + const,     v = standardized log-probabilities or representations, / sqrt(D)
+
+    The offset, log p_avg, is the average of the sources' probabilities (our choice): the L2 penalty of W and b draws
+    the result to that average where labels are few, not to a constant. The penalty is chosen by cross-validated
+    likelihood.
+
+    Args:
+        num_inputs: D, S C for log-probabilities, or the sum of the representations' widths.
+        num_classes: C.
+        representations: Read representations instead of log-probabilities.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, num_inputs: int, num_classes: int, representations: bool = False) -> None:
+        super().__init__()
+        self.of_representations = representations
+        self.register_buffer("weight", torch.zeros(num_inputs + 1, num_classes))
+        self.register_buffer("mean", torch.zeros(num_inputs))
+        self.register_buffer("scale", torch.ones(num_inputs))
+
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Fit W and b on labeled samples."""
+        raw, offset = self._raw(evidence), self._offset(evidence)
+        self.mean.copy_(raw.mean(0))
+        self.scale.copy_(raw.std(0, correction=0).clamp_min(1e-3) * math.sqrt(raw.shape[1]))
+        values = self._standardized(raw).double()
+        penalty = _PENALTIES[-1]
+        if len(target) >= 2 * _FOLDS:
+            fold = folds_of(target, seed)
+            losses = []
+            for candidate in _PENALTIES:
+                loss = 0.0
+                for number in range(_FOLDS):
+                    held = fold == number
+                    weight = _regress(values[~held], offset[~held], target[~held], candidate)
+                    loss += float(F.cross_entropy(offset[held] + values[held] @ weight, target[held], reduction="sum"))
+                losses.append(loss)
+            penalty = _PENALTIES[losses.index(min(losses))]
+        self.weight.copy_(_regress(values, offset, target, penalty))
+        return self
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) probabilities."""
+        logits = self._offset(evidence) + self._standardized(self._raw(evidence)).double() @ self.weight.double()
+        return logits.softmax(1).float()
+
+    def _raw(self, evidence: Evidence) -> Tensor:
+        if self.of_representations:
+            return evidence.representations.float()
+        return evidence.log_probabilities.clamp_min(math.log(FLOOR)).flatten(1)
+
+    def _offset(self, evidence: Evidence) -> Tensor:
+        return evidence.log_probabilities.exp().mean(1).clamp_min(FLOOR).log().double()
+
+    def _standardized(self, raw: Tensor) -> Tensor:
+        return torch.cat([(raw - self.mean) / self.scale, raw.new_ones(len(raw), 1)], 1)
+
+
+def _regress(values: Tensor, offset: Tensor, target: Tensor, penalty: float) -> Tensor:
+    """Return the (D, C) weights that minimize cross entropy plus ``penalty / 2`` times their squared norm."""
+    weight = values.new_zeros(values.shape[1], offset.shape[1], requires_grad=True)
+    solver = torch.optim.LBFGS([weight], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(offset + values @ weight, target, reduction="sum") + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    return weight.detach()
+
+
+class FineTuned(FittedTeacher):
+    """Average of the sources after each was fine-tuned on the labels.
+
+    Copies of the sources stay in eval mode, so that neither dropout nor the statistics of batch normalization change on
+    few samples (our choice). Sources without weights in torch answer as they are.
+
+    Args:
+        pool: The sources.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        epochs: Passes over the labeled samples.
+        rate: Learning rate of AdamW, which is annealed to 0.
+    """
+
+    def __init__(
+        self, pool: ExpertPool, columns: Mapping[str, Sequence[int]], epochs: int = 20, rate: float = 1e-3
+    ) -> None:
+        super().__init__()
+        self.sources = NamedModules({name: copy.deepcopy(expert) for name, expert in pool.members.items()})
+        self.columns = {name: list(columns[name]) for name in pool.names}
+        self.epochs, self.rate = epochs, rate
+
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Fine-tune each source on the labeled samples of its classes."""
+        for name, source in self.sources.items():
+            places = torch.tensor(self.columns[name], device=target.device)
+            known = (places[target] >= 0).nonzero().flatten()
+            weights = [weight for weight in source.parameters() if weight.is_floating_point()]
+            if not len(known) or not weights:
+                continue
+            descend(source, weights, take_rows(evidence.input, known), target[known], places, self, seed)
+        return self
+
+    @torch.no_grad()
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) mean probabilities of the fine-tuned sources."""
+        return torch.stack(list(self.answers(evidence.input).values())).mean(0)
+
+    @torch.no_grad()
+    def answers(self, input: Any) -> dict[str, Tensor]:
+        """Return (N, C) probabilities of each fine-tuned source, by name."""
+        found = {}
+        for name, source in self.sources.items():
+            probabilities = source(input)
+            places = torch.tensor(self.columns[name], device=probabilities.device)
+            found[name] = aligned(probabilities.clamp_min(1e-12).log(), places).exp()
+        return found
+
+
+def descend(
+    source: Expert, weights: list[nn.Parameter], input: Any, target: Tensor, places: Tensor, how: Any, seed: int
+) -> None:
+    """Minimize the cross entropy of a source on labeled samples with AdamW, in batches of 64 samples.
+
+    Args:
+        source: The source, which stays in eval mode.
+        weights: Its weights.
+        input: N inputs.
+        target: (N,) classes of the target.
+        places: (C,) the source's output of each class of the target, -1 if it lacks the class.
+        how: Object with ``epochs`` and ``rate``.
+        seed: Random seed of the order.
+    """
+    parts = math.ceil(len(target) / _ROWS)
+    optimizer = torch.optim.AdamW(weights, lr=how.rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs * parts)
+    generator = torch.Generator().manual_seed(seed)
+    source.requires_grad_(True)
+    with torch.enable_grad():
+        for _ in range(how.epochs):
+            for rows in torch.randperm(len(target), generator=generator).chunk(parts):
+                optimizer.zero_grad()
+                scores = source.trainable_forward(take_rows(input, rows)).clamp_min(1e-12).log()
+                wanted = target[rows.to(target.device)]
+                F.nll_loss(aligned(scores, places), wanted).backward()
+                optimizer.step()
+                schedule.step()
+    source.requires_grad_(False)
+
+
+class FoE(FittedTeacher):
+    """Fuser network of FoE on the sources' probabilities (:class:`~lightning_fusion.FoEFuserModule` trains it in full).
+
+    Args:
+        num_sources: S.
+        num_classes: C.
+        epochs: Passes over the labeled samples, in batches of 64.
+        rate: Learning rate of Adam.
+    """
+
+    def __init__(self, num_sources: int, num_classes: int, epochs: int = 100, rate: float = 1e-3) -> None:
+        super().__init__()
+        self.num_inputs, self.num_classes, self.epochs, self.rate = num_sources * num_classes, num_classes, epochs, rate
+        self.network = MLPFuser(self.num_inputs, num_classes, (64, 64)).requires_grad_(False)
+
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Train the fuser."""
+        values = evidence.log_probabilities.exp().flatten(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MLPFuser(self.num_inputs, self.num_classes, (64, 64)).to(values.device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.rate, weight_decay=1e-2)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.enable_grad():
+            for _ in range(self.epochs):
+                for rows in torch.randperm(len(target), generator=generator).split(_ROWS):
+                    optimizer.zero_grad()
+                    F.cross_entropy(network(values[rows]), target[rows]).backward()
+                    optimizer.step()
+        self.network.load_state_dict(network.state_dict())
+        return self
+
+    @torch.no_grad()
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) probabilities of the fuser."""
+        logits: Tensor = self.network(evidence.log_probabilities.exp().flatten(1))
+        return logits.softmax(1)
+
+
+class Committee(FittedTeacher):
+    """Mean of several teachers.
+
+    Args:
+        members: The teachers.
+    """
+
+    def __init__(self, members: Sequence[FittedTeacher]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
+        """Fit every member."""
+        for member in self.members:
+            member.fit(evidence, target, seed)  # type: ignore[operator]
+        return self
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Return (N, C) mean probabilities."""
+        return torch.stack([member(evidence) for member in self.members]).mean(0)
+
+
+def folds_of(target: Tensor, seed: int) -> Tensor:
+    """Return the (N,) fold of each labeled sample: three stratified folds, fewer where there are fewer samples."""
+    fold = stratified_folds(target.cpu().numpy(), min(_FOLDS, len(target)), seed)
+    return torch.from_numpy(fold).to(target.device)
+
+
+def cross_fit(make: Callable[[], FittedTeacher], evidence: Evidence, target: Tensor, seed: int) -> Tensor:
+    """Return (N, C) predictions of each labeled sample by a teacher that was fitted without its fold."""
+    fold = folds_of(target, seed)
+    result = torch.zeros(len(target), evidence.log_probabilities.shape[2], device=target.device)
+    for number in fold.unique().tolist():
+        held = (fold == number).nonzero().flatten()
+        kept = (fold != number).nonzero().flatten()
+        result[held] = make().fit(evidence.take(kept), target[kept], seed)(evidence.take(held))
+    return result
+
+
+def sharpen(probabilities: Tensor, sharpness: float) -> Tensor:
+    """Raise (N, C) probabilities to a power and normalize them.
+
+    Example:
+        >>> sharpen(torch.tensor([[0.75, 0.25]]), 2.0)
+        tensor([[0.9000, 0.1000]])
+    """
+    powered = probabilities.clamp_min(1e-12).pow(sharpness) * (probabilities > 0)
+    return powered / powered.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A teacher, and how well it predicted the labels that it was not fitted on.
+
+    Attributes:
+        name: Name of the teacher.
+        held_out: (N, C) predictions of the labeled samples by teachers fitted without them, sharpened.
+        sharpness: Power of the probabilities with the best cross-validated likelihood.
+        log_likelihood: Mean cross-validated log-likelihood of the labels, for each teacher that was compared.
+        accuracy: Cross-validated accuracy, for each teacher that was compared.
+    """
+
+    name: str
+    held_out: Tensor
+    sharpness: float
+    log_likelihood: dict[str, float]
+    accuracy: dict[str, float]
+
+
+MEMBERS = {
+    "uniform": ("uniform",),
+    "stacking": ("stacking",),
+    "stacking_representations": ("stacking_representations",),
+    "foe": ("foe",),
+    "fine_tuned": ("fine_tuned",),
+    "all": ("stacking", "stacking_representations", "fine_tuned"),
+}
+"""Teachers that are fitted on the labels, and the members whose mean they are."""
+
+
+def make_teacher(
+    name: str, pool: ExpertPool, columns: Mapping[str, Sequence[int]], widths: Mapping[str, int], num_classes: int
+) -> FittedTeacher:
+    """Create a teacher that is not fitted.
+
+    Args:
+        name: One of :data:`MEMBERS`.
+        pool: The sources.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        widths: Size of the representation, by source.
+        num_classes: C.
+    """
+    makers: dict[str, Callable[[], FittedTeacher]] = {
+        "uniform": Average,
+        "stacking": lambda: Stacking(len(pool.names) * num_classes, num_classes),
+        "stacking_representations": lambda: Stacking(sum(widths.values()), num_classes, representations=True),
+        "foe": lambda: FoE(len(pool.names), num_classes),
+        "fine_tuned": lambda: FineTuned(pool, columns),
+    }
+    members = [makers[member]() for member in MEMBERS[name]]
+    return members[0] if len(members) == 1 else Committee(members)
+
+
+def choose_teacher(
+    names: Sequence[str],
+    make: Callable[[str], FittedTeacher],
+    evidence: Evidence,
+    target: Tensor,
+    seed: int,
+    powers: Sequence[float] = SHARPNESS,
+) -> Fit:
+    """Choose the teacher with the best cross-validated likelihood of the labels, and its sharpness.
+
+    Args:
+        names: Names of teachers, of :data:`MEMBERS`; the first of equal ones is chosen.
+        make: Creates a teacher by its name.
+        evidence: Outputs of the sources on N labeled samples.
+        target: (N,) classes.
+        seed: Random seed of folds and teachers.
+        powers: Powers of the probabilities to choose from.
+
+    Raises:
+        InputError: If there are fewer than two labeled samples.
+    """
+    if len(target) < 2:
+        raise InputError(f"data: found {len(target)} labeled sample(s) of classes of the sources; expected two or more")
+    bases = dict.fromkeys(member for name in names for member in MEMBERS[name])
+    held = {base: cross_fit(lambda base=base: make(base), evidence, target, seed) for base in bases}  # type: ignore[misc]
+    likelihood, accuracy, sharpest, predictions = {}, {}, {}, {}
+    for name in names:
+        mean = torch.stack([held[member] for member in MEMBERS[name]]).mean(0)
+        of_power = {power: _log_likelihood(sharpen(mean, power), target) for power in powers}
+        sharpest[name] = max(of_power, key=lambda power: of_power[power])
+        likelihood[name], predictions[name] = of_power[sharpest[name]], sharpen(mean, sharpest[name])
+        accuracy[name] = float((mean.argmax(1) == target).double().mean())
+    best = max(names, key=lambda name: likelihood[name])
+    return Fit(best, predictions[best], sharpest[best], likelihood, accuracy)
+
+
+def _log_likelihood(probabilities: Tensor, target: Tensor) -> float:
+    return float(probabilities.double().gather(1, target[:, None]).clamp_min(FLOOR).log().mean())

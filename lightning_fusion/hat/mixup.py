@@ -1,0 +1,57 @@
+"""Mixup of inputs: convex combinations of pairs of samples (Zhang et al., mixup, ICLR 2018, arXiv 1710.09412)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.errors import InputError
+
+
+class Pairs(NamedTuple):
+    """Pairs of samples of a batch.
+
+    Attributes:
+        share: Share of the first sample of each pair, in [0.5, 1].
+        partner: (B,) rows of the second samples.
+    """
+
+    share: float
+    partner: Tensor
+
+    @classmethod
+    def draw(cls, alpha: float, input: Any) -> "Pairs":
+        """Draw pairs, and one share for the batch from Beta(alpha, alpha); torch's random state is used.
+
+        Args:
+            alpha: Parameter of the distribution, above 0.
+            input: (B, ...) input.
+
+        Raises:
+            InputError: If the input cannot be mixed.
+        """
+        cls.check(input)
+        parameter = torch.tensor(alpha, dtype=torch.float64)  # also where the default type is half precision
+        share = float(torch.distributions.Beta(parameter, parameter).sample())
+        return cls(max(share, 1 - share), torch.randperm(len(input)).to(input.device))
+
+    @staticmethod
+    def check(input: Any) -> None:
+        """Check that inputs can be mixed.
+
+        Raises:
+            InputError: If they are no tensor of real numbers, such as tokens.
+        """
+        if not (isinstance(input, Tensor) and input.is_floating_point()):
+            raise InputError(
+                f"mixup: found inputs of type {type(input).__name__}; it needs one tensor of real numbers: set mixup: 0"
+            )
+
+    def mix(self, values: Tensor) -> Tensor:
+        """Return the (B, ...) combinations of values.
+
+        Example:
+            >>> Pairs(0.75, torch.tensor([1, 0])).mix(torch.tensor([0.0, 4.0]))
+            tensor([1., 3.])
+        """
+        return self.share * values + (1 - self.share) * values[self.partner]

@@ -1,0 +1,133 @@
+"""Ensembles of the recipe hat: selected sources with a teacher that is fitted on the labels."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_fusion.data.batch import num_samples
+from lightning_fusion.data.views.target import TargetDataModule
+from lightning_fusion.errors import InputError
+from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.outputs.collect import first_process
+from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.files import atomic_write
+from lightning_fusion.hat.fitted import MEMBERS, evidence_of, make_teacher
+from lightning_fusion.hat.mixer import shared_columns
+from lightning_fusion.recipes.pool_modules import PoolModule
+
+
+class Ensemble(PoolModule):
+    """Sources with a teacher that is fitted on labels: the mean of both stackings and of the fine-tuned sources.
+
+    Args:
+        sources: The sources, by name.
+        classes: Names of the target's classes.
+        widths: Size of the representation, by source.
+    """
+
+    def __init__(self, sources: Mapping[str, Expert], classes: list[str], widths: Mapping[str, int]) -> None:
+        super().__init__(ExpertPool(sources, classes))
+        self.widths = dict(widths)
+        self.columns, _ = shared_columns(self.pool.expert_classes, classes)
+        self.teacher: Any = make_teacher("all", self.pool, self.columns, widths, len(classes))
+
+    @classmethod
+    def fit(cls, sources: Mapping[str, Expert], few: TargetDataModule, seed: int) -> "Ensemble":
+        """Fit the teacher on the labeled samples of a target.
+
+        Args:
+            sources: The sources, by name.
+            few: The target with its labeled samples alone.
+            seed: Random seed.
+        """
+        rows = few.rows("train")
+        batch = few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+        pool = ExpertPool(sources, few.classes)
+        pool.convert_from(few.preprocessing)
+        with torch.no_grad():
+            widths = {name: value.shape[1] for name, value in pool.representations(batch.input).items()}
+        made = cls(sources, few.classes, widths)
+        made._convert_from(few.preprocessing)
+        covered = (torch.tensor([made.columns[name] for name in made.pool.names]) >= 0).any(0)
+        known = covered[batch.target].nonzero().flatten()
+        evidence = evidence_of(made.pool, made.columns, batch.input, len(rows)).take(known)
+        made.teacher.fit(evidence, batch.target[known], seed)
+        made._convert_from(None)
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write the fitted teacher, with the weights of fine-tuned sources."""
+        if first_process():
+            path.parent.mkdir(exist_ok=True, parents=True)
+            with atomic_write(path) as draft:
+                torch.save({"widths": self.widths, "teacher": self.teacher.state_dict()}, draft)
+
+    @classmethod
+    def load(cls, sources: Mapping[str, Expert], classes: list[str], path: Path) -> "Ensemble":
+        """Read a file of :meth:`save`.
+
+        Args:
+            sources: The sources, by name.
+            classes: Names of the target's classes.
+            path: The file.
+
+        Raises:
+            InputError: If the file is damaged, or of other sources.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            if list(content["widths"]) != list(sources):
+                raise ValueError(f"it is of the sources {', '.join(content['widths'])}")
+            made = cls(sources, classes, content["widths"])
+            made.teacher.load_state_dict(content["teacher"])
+        except Exception as error:  # of unpickling a damaged file
+            raise InputError(f"run: {path} is damaged ({error}); run the recipe again") from error
+        return made
+
+    def _convert_from(self, found: Any) -> None:
+        self.pool.convert_from(found)
+        for part in self.teacher.modules():
+            if isinstance(part, Expert):
+                part.convert_from(found, None)
+
+    def setup(self, stage: str) -> None:
+        """Convert the input of each source, also of fine-tuned ones, to the preprocessing of its training."""
+        super().setup(stage)
+        self._convert_from(self._queries.preprocessing or None)
+
+    def teardown(self, stage: str) -> None:
+        """Release the sources."""
+        self._convert_from(None)
+
+    def answer(self, input: Any) -> dict[str, Tensor]:
+        """Return the probabilities of the teacher."""
+        count = num_samples(input)
+        assert count is not None
+        return {"probabilities": self.teacher(evidence_of(self.pool, self.columns, input, count))}
+
+
+def kept_teachers(made: Ensemble, few: TargetDataModule, seed: int) -> dict[str, float]:
+    """Return the test accuracy of every teacher that is fitted on the labels, kept.
+
+    Args:
+        made: An ensemble of the same sources.
+        few: The target with its labeled samples alone.
+        seed: Random seed.
+    """
+    found = []
+    for rows in (few.rows("train"), few.rows("test")):
+        batch = few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
+        found.append((evidence_of(made.pool, made.columns, batch.input, len(rows)), batch.target))
+    (known, label), (unseen, truth) = found
+    covered = (torch.tensor(list(made.columns.values())) >= 0).any(0)[label]
+    known, label = known.take(covered.nonzero().flatten()), label[covered]
+    bases = dict.fromkeys(base for members in MEMBERS.values() for base in members)
+    make = {base: make_teacher(base, made.pool, made.columns, made.widths, len(few.classes)) for base in bases}
+    answers = {base: teacher.fit(known, label, seed)(unseen) for base, teacher in make.items()}
+    return {
+        name: float((torch.stack([answers[base] for base in members]).mean(0).argmax(1) == truth).double().mean())
+        for name, members in MEMBERS.items()
+    }

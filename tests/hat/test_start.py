@@ -1,0 +1,67 @@
+from functools import partial
+
+import pytest
+import torch
+from helpers import tiny
+from torch import nn
+
+from lightning_fusion import Expert, ExpertPool
+from lightning_fusion.errors import InputError
+from lightning_fusion.hat.mixer import shared_columns
+from lightning_fusion.hat.mixup import Pairs
+from lightning_fusion.hat.start import compatible_weights, source_weights
+
+INPUT = tiny.tensors(rows={"train": 8})["train"][0]
+
+
+def started(source: Expert, student: nn.Module) -> dict[str, torch.Tensor]:
+    columns, _ = shared_columns({"x": source.classes}, tiny.CLASSES)
+    return source_weights(student, source, columns["x"], INPUT)
+
+
+@pytest.mark.parametrize("classes", [["owl", "cat", "dog"], ["owl", "eel", "cat"], list(tiny.CLASSES)])
+def test_the_student_answers_as_its_source_for_shared_classes(classes):
+    torch.manual_seed(0)
+    source, student = Expert(tiny.Net(3, norm=True), classes=classes, features="body"), tiny.Net(3, norm=True)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    student.load_state_dict(started(source, student))
+    shared = [label for label in tiny.CLASSES if label in classes]
+    ours = student.eval()(INPUT)[:, [tiny.CLASSES.index(label) for label in shared]]
+    theirs = source.network(INPUT)[:, [classes.index(label) for label in shared]]
+    torch.testing.assert_close(ours, theirs)
+    for number, label in enumerate(tiny.CLASSES):  # what the source does not know stays
+        same = torch.equal(student.head.weight[number], before["head.weight"][number])
+        assert same == (label not in classes)
+
+
+def test_other_architectures_and_preprocessings_are_named():
+    torch.manual_seed(0)
+    make = partial(Expert, classes=list(tiny.CLASSES), features="body")
+    scaled = make(tiny.Net(3), preprocess=nn.ReLU())
+    pool = ExpertPool(
+        {
+            "fits": make(tiny.Net(3)),
+            "wide": make(tiny.Net(3, hidden=9)),
+            "normed": make(tiny.Net(3, norm=True)),
+            "plain": Expert(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), classes=list(tiny.CLASSES), features="0"),
+            "scaled": scaled,
+        }
+    )
+    columns, _ = shared_columns(pool.expert_classes, tiny.CLASSES)
+    found, reasons = compatible_weights(tiny.Net(3), pool, columns, INPUT)
+    assert list(found) == ["fits"]
+    assert "has shape (9, 4), the student's" in reasons["wide"]
+    assert "other layers" in reasons["normed"] and "it is a Sequential, the student a Net" in reasons["plain"]
+    assert "another preprocessing" in reasons["scaled"]
+
+
+def test_pairs_are_convex_combinations_in_which_the_first_sample_weighs_most():
+    torch.manual_seed(0)
+    values = torch.randn(6, 2)
+    for _ in range(5):
+        pairs = Pairs.draw(1.0, values)
+        assert 0.5 <= pairs.share <= 1 and sorted(pairs.partner.tolist()) == list(range(6))
+        wanted = pairs.share * values + (1 - pairs.share) * values[pairs.partner]
+        torch.testing.assert_close(pairs.mix(values), wanted)
+    with pytest.raises(InputError, match="mixup: found inputs of type dict; it needs one tensor of real numbers"):
+        Pairs.draw(1.0, {"input_ids": values})
