@@ -70,7 +70,7 @@ def evidence_of(pool: ExpertPool, columns: Mapping[str, Sequence[int]], input: A
 
 
 class FittedTeacher(nn.Module):
-    """Model of the sources' outputs that is fitted on labeled samples of the target.
+    """Base class of models of the sources' outputs that are fitted on labeled samples of the target.
 
     Weights need no gradient after :meth:`fit`; the fitted state is in the ``state_dict``.
     """

@@ -38,13 +38,13 @@ from lightning_fusion.experts.probing import (
     samples_of,
     training_labels,
 )
-from lightning_fusion.hat.fitted import FLOOR, MEMBERS, Evidence, evidence_of
+from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of
 from lightning_fusion.hat.heads import head_names
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
 from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import Answer, SourceTable, run_sources
-from lightning_fusion.hat.start import compatible_weights, mean_weights
+from lightning_fusion.hat.start import first_weights
 from lightning_fusion.hat.teacher import FixedTeacher, MixerTeacher, Teacher
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
@@ -523,38 +523,23 @@ class HaTJointModule(ExpertModule):
         wanted = self.teacher.known(labeled.target)
         evidence = self._evidence(labeled)
         if self.init != "scratch":
-            self._start(evidence, wanted)
+            assert self.threshold is not None
+            weights, about = first_weights(
+                self.init, self.network, self.pool, self.columns, evidence, wanted, self.threshold
+            )
+            self.network.load_state_dict(weights or self.network.state_dict())
+            rank_zero_info(about)
         if isinstance(self.teacher, FixedTeacher):
             self.teacher.fit(evidence, wanted, labeled.index)
             self.teacher.teach((batch.index, self._evidence(batch)) for batch in plain_batches(self, device))
-            about = self.teacher.figures[str(self.teacher.chosen)]
+            figures = self.teacher.figures[str(self.teacher.chosen)]
             rank_zero_info(
-                f"teacher: {self.teacher.chosen}, cross-validated accuracy {about['accuracy']:.3f} on {len(wanted)} "
+                f"teacher: {self.teacher.chosen}, cross-validated accuracy {figures['accuracy']:.3f} on {len(wanted)} "
                 f"labeled samples, sharpness {float(self.teacher.sharpness):g}"
             )
 
     def _evidence(self, batch: Batch) -> Evidence:
         return evidence_of(self.pool, self.columns, batch.input, len(batch.target))
-
-    def _start(self, evidence: Evidence, target: Tensor) -> None:
-        """Set the student's first weights by the labeled samples."""
-        found, reasons = compatible_weights(self.network, self.pool, self.columns, evidence.input)
-        if not found:
-            why = shorten(f"{name}: {reason}" for name, reason in reasons.items())
-            if self.init != "auto":
-                raise InputError(f"init: {self.init}, but no source has the student's architecture ({why})")
-            rank_zero_info(f"init: scratch, as no source has the student's architecture ({why})")
-            return
-        own = evidence.log_probabilities[torch.arange(len(target)), :, target].clamp_min(math.log(FLOOR)).mean(0)
-        best = max(found, key=lambda name: float(own[self.pool.names.index(name)]))
-        answers = evidence.log_probabilities[:, self.pool.names.index(best)].argmax(1)
-        accuracy = float((answers == target).double().mean())
-        assert self.threshold is not None
-        if self.init == "auto" and accuracy < self.threshold:
-            rank_zero_info(f"init: scratch, as source {best} has an accuracy of {accuracy:.3f} on the labeled samples")
-            return
-        self.network.load_state_dict(mean_weights(list(found.values())) if self.init == "average" else found[best])
-        rank_zero_info(f"init: {'average of ' + shorten(found) if self.init == 'average' else 'source ' + best}")
 
     def teardown(self, stage: str) -> None:
         """Release data module and sources."""

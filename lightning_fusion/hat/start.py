@@ -1,5 +1,6 @@
 """Weights with which the student starts: those of a source of the same architecture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import in_eval
+from lightning_fusion.hat.fitted import FLOOR, Evidence
 from lightning_fusion.hat.heads import head_name
 from lightning_fusion.hat.mixer import aligned
 
@@ -104,3 +106,44 @@ def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[0].items()
     }
+
+
+def first_weights(
+    init: str,
+    network: nn.Module,
+    pool: ExpertPool,
+    columns: Mapping[str, Sequence[int]],
+    evidence: Evidence,
+    target: Tensor,
+    threshold: float,
+) -> tuple[dict[str, Tensor] | None, str]:
+    """Return the weights with which the student starts, ``None`` for its own, and a sentence that says why.
+
+    Args:
+        init: ``best_source``, ``average`` or ``auto`` of :class:`~lightning_fusion.HaTJointModule`.
+        network: The student's network.
+        pool: The sources.
+        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        evidence: Outputs of the sources on N labeled samples.
+        target: (N,) classes.
+        threshold: Minimum accuracy of the best source on the labeled samples, for ``auto``.
+
+    Raises:
+        InputError: If no source has the student's architecture, unless ``init`` is ``auto``.
+    """
+    found, reasons = compatible_weights(network, pool, columns, evidence.input)
+    if not found:
+        why = shorten(f"{name}: {reason}" for name, reason in reasons.items())
+        if init != "auto":
+            raise InputError(f"init: {init}, but no source has the student's architecture ({why})")
+        return None, f"init: scratch, as no source has the student's architecture ({why})"
+    if init == "average":
+        return mean_weights(list(found.values())), f"init: average of {shorten(found)}"
+    own = evidence.log_probabilities[torch.arange(len(target)), :, target].clamp_min(math.log(FLOOR)).mean(0)
+    best = max(found, key=lambda name: float(own[pool.names.index(name)]))
+    answers = evidence.log_probabilities[:, pool.names.index(best)].argmax(1)
+    accuracy = float((answers == target).double().mean())
+    about = f"source {best}, whose accuracy is {accuracy:.3f} on {len(target)} labeled samples"
+    if init == "auto" and accuracy < threshold:
+        return None, f"init: scratch, not {about}: below the threshold {threshold:.3f}"
+    return found[best], f"init: {about}"

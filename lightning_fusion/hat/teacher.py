@@ -37,7 +37,7 @@ class Mixed(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """Predictions of the sources for every sample, in a :class:`~lightning_fusion.KnowledgeDictionary`.
+    """Base class of teachers, whose predictions of every sample stand in a dictionary.
 
     Args:
         pool: The sources; they are not submodules of the teacher.

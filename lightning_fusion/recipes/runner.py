@@ -31,7 +31,7 @@ _LOCK = ".lock"
 _WRITTEN = (_RUN, RESULTS, "report.md", "report.html")  # written atomically
 _SERVED = (
     *("*.ckpt", "*/*.ckpt", f"*/{MANIFEST}", f"baselines/*/{MANIFEST}"),
-    *("targets/*.json", "tokenizer/*"),
+    *("targets/*.json", "ensembles/*.pt", "tokenizer/*"),
 )
 """Files of a seed that answer for new samples; a manifest has the digests of the arrays of its store."""
 _MADE = re.compile(r"config\.yaml|\w+\.png|seed_\d+|logs|answers")
