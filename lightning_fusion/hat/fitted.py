@@ -85,6 +85,12 @@ class FittedTeacher(nn.Module):
             seed: Random seed.
         """
 
+    def convert_from(self, found: Mapping[str, Any] | None) -> None:
+        """Convert the input of fine-tuned sources as :meth:`ExpertPool.convert_from` does that of the sources."""
+        for part in self.modules():
+            if isinstance(part, Expert):
+                part.convert_from(found, None)
+
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
         """Return (N, C) float32 probabilities of the target's classes."""

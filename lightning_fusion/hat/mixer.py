@@ -49,6 +49,20 @@ def shared_columns(
     return columns, uncovered
 
 
+def known_targets(target: Tensor, covered: Tensor) -> Tensor:
+    """Return the (N,) targets, -100 for unlabeled samples and for classes that no source has.
+
+    Args:
+        target: (N,) classes, -100 for unlabeled samples.
+        covered: (C,) bool, classes that a source has.
+
+    Example:
+        >>> known_targets(torch.tensor([0, 1, -100]), torch.tensor([False, True]))
+        tensor([-100,    1, -100])
+    """
+    return target.where((target >= 0) & covered[target.clamp_min(0)], -100)
+
+
 def aligned(scores: Tensor, places: Tensor) -> Tensor:
     """Return (B, C) log-probabilities over the target's classes; about -1e30 for classes that the source lacks.
 
@@ -156,7 +170,7 @@ class Mixer(nn.Module):
 
     def known(self, target: Tensor) -> Tensor:
         """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
-        return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
+        return known_targets(target, self.covered)
 
     def loss(self, log_mix: Tensor, target: Tensor) -> Tensor:
         """Sum -log p_mix[y] over the labeled samples whose class a source has; part of the graph also without any.

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hat.fitted import SHARPNESS, Evidence, choose_teacher, make_teacher, sharpen
 from lightning_fusion.hat.heads import copy_heads
 from lightning_fusion.hat.knowledge import KnowledgeDictionary
-from lightning_fusion.hat.mixer import Mixer, global_means
+from lightning_fusion.hat.mixer import Mixer, global_means, known_targets
 from lightning_fusion.hat.sources import Answer
 
 _FOLDS = 3  # number of mixers for accuracy_source: crossfit
@@ -95,7 +94,7 @@ class Teacher(nn.Module):
 
     def known(self, target: Tensor) -> Tensor:
         """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
-        return target.where((target >= 0) & self.covered[target.clamp_min(0)], -100)
+        return known_targets(target, self.covered)
 
 
 class FixedTeacher(Teacher):
@@ -178,9 +177,8 @@ class FixedTeacher(Teacher):
 
     def convert_from(self, found: Mapping[str, Any] | None) -> None:
         """Convert the input of fine-tuned sources as :meth:`ExpertPool.convert_from` does that of the sources."""
-        for part in self.modules():
-            if isinstance(part, Expert):
-                part.convert_from(found, None)
+        if self.model is not None:
+            self.model.convert_from(found)
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Return (B, C) sharpened probabilities of the fitted teacher."""
@@ -192,10 +190,9 @@ class MixerTeacher(Teacher):
 
     Args:
         pool: The sources; they are not submodules of the teacher.
-        columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
+        columns: As in :class:`Teacher`, as are the next two, ``update_rule``, ``accuracy_source`` and ``seed``.
         num_classes: C, number of classes of the target.
-        sizes: ``own``, the size of z_t; ``sources``, the size of z_i by source; ``heads``, the name of each source's
-            head, of which the mixers train copies; empty if the sources' outputs are used.
+        sizes: Sizes of the representations, and names of the heads.
         mixing: ``attention``, or ``static``, one learned weight for each source.
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.

@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_fusion.data.batch import num_samples
+from lightning_fusion.data.batch import Batch, num_samples
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
+from lightning_fusion.experts.probing import probe_experts
 from lightning_fusion.files import atomic_write
-from lightning_fusion.hat.fitted import MEMBERS, evidence_of, make_teacher
-from lightning_fusion.hat.mixer import shared_columns
+from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of, make_teacher
+from lightning_fusion.hat.mixer import known_targets, shared_columns
 from lightning_fusion.recipes.pool_modules import PoolModule
+
+_FIRST = torch.arange(2)  # samples that tell the widths of representations
 
 
 class Ensemble(PoolModule):
@@ -47,14 +51,10 @@ class Ensemble(PoolModule):
         batch = few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
         pool = ExpertPool(sources, few.classes)
         pool.convert_from(few.preprocessing)
-        with torch.no_grad():
-            widths = {name: value.shape[1] for name, value in pool.representations(batch.input).items()}
+        widths = {name: value.shape[1] for name, value in probe_experts(pool, take_rows(batch.input, _FIRST)).items()}
         made = cls(sources, few.classes, widths)
         made._convert_from(few.preprocessing)
-        covered = (torch.tensor([made.columns[name] for name in made.pool.names]) >= 0).any(0)
-        known = covered[batch.target].nonzero().flatten()
-        evidence = evidence_of(made.pool, made.columns, batch.input, len(rows)).take(known)
-        made.teacher.fit(evidence, batch.target[known], seed)
+        made.teacher.fit(*made._evidence(batch, labeled=True), seed)
         made._convert_from(None)
         return made
 
@@ -89,9 +89,16 @@ class Ensemble(PoolModule):
 
     def _convert_from(self, found: Any) -> None:
         self.pool.convert_from(found)
-        for part in self.teacher.modules():
-            if isinstance(part, Expert):
-                part.convert_from(found, None)
+        self.teacher.convert_from(found)
+
+    def _evidence(self, batch: Batch, labeled: bool = False) -> tuple[Evidence, Tensor]:
+        """Return the outputs of the sources on a batch and its targets; if labeled, of their classes alone."""
+        found = evidence_of(self.pool, self.columns, batch.input, len(batch.target))
+        if not labeled:
+            return found, batch.target
+        covered = (torch.tensor(list(self.columns.values())) >= 0).any(0)
+        known = (known_targets(batch.target, covered) >= 0).nonzero().flatten()
+        return found.take(known), batch.target[known]
 
     def setup(self, stage: str) -> None:
         """Convert the input of each source, also of fine-tuned ones, to the preprocessing of its training."""
@@ -113,20 +120,21 @@ def kept_teachers(made: Ensemble, few: TargetDataModule, seed: int) -> dict[str,
     """Return the test accuracy of every teacher that is fitted on the labels, kept.
 
     Args:
-        made: An ensemble of the same sources.
+        made: The fitted ensemble of the sources; its members are not fitted again.
         few: The target with its labeled samples alone.
         seed: Random seed.
     """
-    found = []
-    for rows in (few.rows("train"), few.rows("test")):
-        batch = few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
-        found.append((evidence_of(made.pool, made.columns, batch.input, len(rows)), batch.target))
-    (known, label), (unseen, truth) = found
-    covered = (torch.tensor(list(made.columns.values())) >= 0).any(0)[label]
-    known, label = known.take(covered.nonzero().flatten()), label[covered]
+    known, unseen = (
+        few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0) for rows in (few.rows("train"), few.rows("test"))
+    )
+    fitted = dict(zip(MEMBERS["all"], made.teacher.members, strict=True))
     bases = dict.fromkeys(base for members in MEMBERS.values() for base in members)
-    make = {base: make_teacher(base, made.pool, made.columns, made.widths, len(few.classes)) for base in bases}
-    answers = {base: teacher.fit(known, label, seed)(unseen) for base, teacher in make.items()}
+    evidence, label = made._evidence(known, labeled=True)
+    for base in (base for base in bases if base not in fitted):
+        teacher = make_teacher(base, made.pool, made.columns, made.widths, len(few.classes))
+        fitted[base] = teacher.fit(evidence, label, seed)
+    of_test, truth = made._evidence(unseen)
+    answers = {base: teacher(of_test) for base, teacher in fitted.items()}
     return {
         name: float((torch.stack([answers[base] for base in members]).mean(0).argmax(1) == truth).double().mean())
         for name, members in MEMBERS.items()
