@@ -1,10 +1,12 @@
 import os
+import random
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -49,6 +51,27 @@ def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ and warning_message.category.__module__ != "builtins":
         warning_message.category = UserWarning
         warning_message.message = UserWarning(str(warning_message.message))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """Draw the same in each run, whichever tests ran before and made the fixture first."""
+    _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Draw the same in each run, whichever tests ran before in the same process."""
+    _seed(getattr(item, "originalname", item.name))
+
+
+def _seed(name: str) -> None:
+    number = crc32(name.encode())
+    random.seed(number)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number)
 
 
 _seen = 0  # number of modules that are imported

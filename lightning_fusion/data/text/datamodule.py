@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_fusion.data.base import SPLITS, Stage, staged_property
@@ -71,6 +71,8 @@ class BaseTextDataModule(TokenizedDataModule):
         test_fraction: Fraction of the texts for testing.
         cache: Folder in which the tokens are cached for later runs, which map them into memory.
         bucket: Train on batches of texts of similar length.
+        augmentation: Module applied to the dict of a batch in training only, such as
+            :class:`~lightning_fusion.data.text.augmentation.TokenDropout`.
         keep_texts: Batches contain the texts as well, under ``text``, for experts with a tokenizer of their own.
         **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
@@ -84,7 +86,7 @@ class BaseTextDataModule(TokenizedDataModule):
     unlabeled: str | None = "drop"  # an argument of sources with unlabeled texts
     stage_of = {
         **dict.fromkeys((*_FRACTIONS, "seed"), Stage.SPLITTING),
-        **dict.fromkeys(("role", "domain", "labels", "bucket", "keep_texts"), Stage.USING),
+        **dict.fromkeys(("role", "domain", "labels", "bucket", "augmentation", "keep_texts"), Stage.USING),
         **dict.fromkeys(("batch_size", "num_workers"), Stage.USING),
     }
 
@@ -104,6 +106,7 @@ class BaseTextDataModule(TokenizedDataModule):
         test_fraction: float = 0.2,
         cache: str | None = None,
         bucket: bool = True,
+        augmentation: nn.Module | None = None,
         keep_texts: bool = False,
         **loading: Any,
     ) -> None:
@@ -111,7 +114,7 @@ class BaseTextDataModule(TokenizedDataModule):
         require("tokenizers", "text")  # fails here, not after all texts are read
         self.role, self.domain, self.labels, self.bucket, self.keep_texts = role, domain, labels, bucket, keep_texts
         self.tokenizer, self.vocab_size, self.lowercase, self.download = tokenizer, vocab_size, lowercase, download
-        self.max_length, self.unreadable, self.cache = max_length, unreadable, cache
+        self.max_length, self.unreadable, self.cache, self.augmentation = max_length, unreadable, cache, augmentation
         self.fuser_fraction, self.val_fraction, self.test_fraction = fuser_fraction, val_fraction, test_fraction
 
     # ------------------------------------------------ what a source implements
@@ -123,6 +126,10 @@ class BaseTextDataModule(TokenizedDataModule):
     def files(self) -> list[Path]:
         """Return the files that :meth:`read` reads; their names, sizes and times identify a cache entry."""
         raise NotImplementedError(f"{type(self).__name__} must implement files() to have a cache")
+
+    def preprocess(self, inputs: Any, augment: bool = False) -> Any:
+        """Return the dict of a batch, augmented in training."""
+        return self.augmentation(inputs) if augment and self.augmentation is not None else inputs
 
     # --------------------------------------------------------------- metadata
 
