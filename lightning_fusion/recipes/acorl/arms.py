@@ -1,8 +1,10 @@
 """Ways to train a second member beside a first one, as compared by the recipe acorl_shift."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
 from lightning_fusion.acorl.forecast import INNER_STEPS
@@ -23,12 +25,14 @@ class Arm:
         diversity: Terms that compare answers.
         joint: Train the projections jointly, with the centered cosine: the paper as summarized.
         longer: Factor of the number of epochs.
+        projection: Argument of :class:`~lightning_fusion.ACoRLModule` where there is a reversal.
     """
 
     strength: float = 0.0
     diversity: Sequence[Diversity] = ()
     joint: bool = False
     longer: float = 1.0
+    projection: Callable[[int, int], nn.Module] | None = None
 
     def build(self, first: Expert | None, shared: Mapping[str, Any]) -> ExpertModule:
         """Return the module that trains the member.
@@ -41,12 +45,18 @@ class Arm:
             return ExpertModule(**shared)
         how: dict[str, Any] = {"diversity": list(self.diversity)}
         how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
-        if self.strength and not self.joint:  # without a reversal nothing depends on the projections
-            how |= INNER_STEPS
+        if self.strength:  # without a reversal nothing depends on the projections
+            how |= {"projection": self.projection} | ({} if self.joint else INNER_STEPS)
         return ACoRLModule(experts={"first": first}, **how, **shared)
 
 
-def study_arms(strengths: Sequence[float], reweighting: float, error_diversity: float, longer: float) -> dict[str, Arm]:
+def study_arms(
+    strengths: Sequence[float],
+    reweighting: float,
+    error_diversity: float,
+    longer: float,
+    projection: Callable[[int, int], nn.Module] | None = None,
+) -> dict[str, Arm]:
     """Return the arms of the study, by name: controls, the reversal at each strength, alone and with reweighting.
 
     The first strength has the arms of the joint training and of error diversity.
@@ -55,11 +65,12 @@ def study_arms(strengths: Sequence[float], reweighting: float, error_diversity: 
     arms = {PLAIN: Arm(), f"plain, {longer:g} x epochs": Arm(longer=longer)}
     arms |= {"error reweighting": Arm(diversity=[weigh]), "error diversity": Arm(diversity=[differ])}
     first = f"ACoRL {strengths[0]:g}"
-    arms |= {f"{first}, joint": Arm(strengths[0], joint=True)}
+    arms |= {f"{first}, joint": Arm(strengths[0], joint=True, projection=projection)}
     for strength in strengths:
         name = f"ACoRL {strength:g}"
-        arms |= {name: Arm(strength), f"{name} + error reweighting": Arm(strength, [weigh])}
-    return arms | {f"{first} + error diversity": Arm(strengths[0], [differ])}
+        arms[name] = Arm(strength, projection=projection)
+        arms[f"{name} + error reweighting"] = Arm(strength, [weigh], projection=projection)
+    return arms | {f"{first} + error diversity": Arm(strengths[0], [differ], projection=projection)}
 
 
 def families(arms: Mapping[str, Arm]) -> dict[str, list[str]]:

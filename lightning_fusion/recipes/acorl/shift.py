@@ -58,6 +58,7 @@ def acorl_shift(
     longer: float = 1.6,
     shifted_samples: list[int] | None = None,
     arms: list[str] | None = None,
+    projection: Callable[[int, int], nn.Module] | None = None,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
     trainer: dict[str, Any] | None = None,
@@ -94,6 +95,8 @@ def acorl_shift(
             stands for criteria on the validation split of ``data``. The forecast sees the largest number. [0, 20, 100]
             by default.
         arms: Names of the second members to train beside the plain one, as in the report; all by default.
+        projection: Argument of :class:`~lightning_fusion.ACoRLModule` in the arms with a reversal; the forecast keeps the
+            default one, by which its conditions were found.
         optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
         scheduler: Schedule of the members, stepping each epoch; cosine annealing to 0 by default.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
@@ -116,7 +119,7 @@ def acorl_shift(
         raise InputError(f"strengths: found {strengths}; expected numbers above 0")
     if not shifted_samples or any(count < 0 for count in shifted_samples):
         raise InputError(f"shifted_samples: found {shifted_samples}; expected numbers of at least 0")
-    known = study_arms(strengths, reweighting, error_diversity, longer)
+    known = study_arms(strengths, reweighting, error_diversity, longer, projection)
     if unknown := [name for name in arms or [] if name not in known]:
         raise InputError(f"arms: found {shorten(unknown)}; expected some of {shorten(known, 20)}")
     data = prepared(data)

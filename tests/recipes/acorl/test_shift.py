@@ -10,6 +10,7 @@ from helpers.recipe_runs import results
 
 from lightning_fusion import Expert
 from lightning_fusion.acorl.forecast import Forecast
+from lightning_fusion.acorl.projection import ProjectionMLP
 from lightning_fusion.data.image.shortcuts import ColoredDigitsDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
@@ -37,7 +38,14 @@ def run(output, **given):
 
 @pytest.mark.slow
 def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
-    run(tmp_path, arms=ARMS)
+    made = []
+
+    def projection(num_inputs: int, num_outputs: int) -> ProjectionMLP:
+        made.append((num_inputs, num_outputs))
+        return ProjectionMLP(num_inputs, num_outputs, hidden=4)
+
+    run(tmp_path, arms=ARMS, projection=projection)
+    assert made == [(8 + 10, 8)] * 6  # in three arms of two seeds: z and the class, to the representation of 4 x width
     found = results(tmp_path)
     arms = {"plain", *ARMS}
     methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair", "weighted pair") for arm in arms}
@@ -73,7 +81,7 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     ]
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
     again = json.dumps(found["rows"])
-    run(tmp_path, arms=ARMS)  # resumed: nothing is trained again, and the results are the same
+    run(tmp_path, arms=ARMS, projection=projection)  # resumed: nothing is trained again, and the results are the same
     assert json.dumps(results(tmp_path)["rows"]) == again
     assert np.isfinite([row["value"] for row in found["rows"]]).all()
 
