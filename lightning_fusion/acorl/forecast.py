@@ -29,7 +29,8 @@ MOST_KEPT = 0.5
 LEAST_OTHER = 0.1
 """Accuracy that other cues must give to a network trained on few shifted samples: on others of them above that of the
 experts and chance, and on samples as trained above chance."""
-_LEAST = 4  # samples: two in each half, for batch norm
+LEAST_SAMPLES = 50
+"""Shifted samples below which a network of their half tells nothing: by 20 it finds no other cue in colored digits."""
 _STEPS = 100  # of that network, on all of its samples
 _READ_ROWS = 1024
 
@@ -38,7 +39,7 @@ class Learned(NamedTuple):
     """What new networks learn from a half of few shifted samples.
 
     Attributes:
-        shifted: Their accuracy on the other half; NaN with fewer than four samples.
+        shifted: Their accuracy on the other half; NaN with fewer than 50 samples, whose half is too little.
         trained: Their accuracy on the validation split as trained.
     """
 
@@ -94,29 +95,44 @@ class Forecast:
     @property
     def reasons(self) -> list[str]:
         """A sentence for each condition, and for each that cannot be seen."""
+        return [*self._sentences().values(), *self._unknown()]
+
+    @property
+    def objections(self) -> list[str]:
+        """The sentences of the conditions that do not hold; empty if :attr:`pays`."""
+        holds = self._conditions()
+        return [sentence for name, sentence in self._sentences().items() if not holds[name]]
+
+    def _sentences(self) -> dict[str, str]:
+        """A sentence for each condition that can be seen, by name."""
         holds = self._conditions()
         removable = "there is something to remove" if holds["r2"] else "there is too little to remove"
-        found = [
-            f"the projections explain {max(self.r2, 0):.0%} of what the experts know beyond the class: {removable}"
-        ]
+        known = f"the projections explain {max(self.r2, 0):.0%} of what the experts know beyond the class"
+        found = {"r2": f"{known}: {removable}"}
         if "shifted" in holds:
             lives = "they live on a cue that breaks" if holds["shifted"] else "they do not live on a cue that breaks"
-            found.append(f"experts {self.accuracy:.2f} as trained, {self.shifted:.2f} shifted: {lives}")
+            found["shifted"] = f"experts {self.accuracy:.2f} as trained, {self.shifted:.2f} shifted: {lives}"
         if "other" in holds:
             easy = "a cue that they lack is at hand" if holds["other"] else "no cue that they lack is easy to learn"
             few = f"a network trained on {self.samples // 2} shifted samples"
-            found.append(
+            found["other"] = (
                 f"{few} {self.other:.2f} on others, the experts {self.shifted:.2f}, chance {self.chance:.2f}: {easy}"
             )
         if "trained" in holds:
-            known = "the cue is in the training data" if holds["trained"] else "the cue is not in the training data"
-            found.append(
+            there = "the cue is in the training data" if holds["trained"] else "the cue is not in the training data"
+            found["trained"] = (
                 f"that network {self.other_trained:.2f} as trained, the most frequent class {self.chance_trained:.2f}: "
-                f"{known}"
+                f"{there}"
             )
-        if "other" not in holds:
-            found.append("without shifted samples nothing is known of the experts' cue, or of others")
         return found
+
+    def _unknown(self) -> list[str]:
+        """A sentence about the conditions that cannot be seen, if there are any."""
+        if math.isnan(self.shifted):
+            return ["without shifted samples nothing is known of the experts' cue, or of others"]
+        if math.isnan(self.other):
+            return [f"{self.samples} shifted samples, fewer than {LEAST_SAMPLES}, tell nothing of other cues"]
+        return []
 
     def _conditions(self) -> dict[str, bool]:
         conditions = {"r2": self.r2 >= LEAST_R2}
@@ -220,7 +236,7 @@ def learned_from(
         optimizer: Called with the weights; AdamW, 1e-3 by default.
         seed: Seed of the weights.
     """
-    if len(rows) < _LEAST:
+    if len(rows) < LEAST_SAMPLES:
         return _UNKNOWN
     halves = [_read(data, part) for part in (rows[::2].sort()[0], rows[1::2].sort()[0])]
     right, as_trained = 0.0, 0.0

@@ -13,7 +13,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.schedules import Constant, DANNRamp
 
-PLAIN = "plain"
+PLAIN, REWEIGHTING = "plain", "error reweighting"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Arm:
     joint: bool = False
     longer: float = 1.0
     projection: Callable[[int, int], nn.Module] | None = None
+
+    @property
+    def alone(self) -> tuple[list[Diversity], bool, float]:
+        """What the arm is but for its reversal."""
+        return list(self.diversity), self.joint, self.longer
 
     def build(self, first: Expert | None, shared: Mapping[str, Any]) -> ExpertModule:
         """Return the module that trains the member.
@@ -63,13 +68,13 @@ def study_arms(
     """
     weigh, differ = ErrorReweighting(reweighting), ErrorDiversity(error_diversity)
     arms = {PLAIN: Arm(), f"plain, {longer:g} x epochs": Arm(longer=longer)}
-    arms |= {"error reweighting": Arm(diversity=[weigh]), "error diversity": Arm(diversity=[differ])}
+    arms |= {REWEIGHTING: Arm(diversity=[weigh]), "error diversity": Arm(diversity=[differ])}
     first = f"ACoRL {strengths[0]:g}"
     arms |= {f"{first}, joint": Arm(strengths[0], joint=True, projection=projection)}
     for strength in strengths:
         name = f"ACoRL {strength:g}"
         arms[name] = Arm(strength, projection=projection)
-        arms[f"{name} + error reweighting"] = Arm(strength, [weigh], projection=projection)
+        arms[f"{name} + {REWEIGHTING}"] = Arm(strength, [weigh], projection=projection)
     return arms | {f"{first} + error diversity": Arm(strengths[0], [differ], projection=projection)}
 
 
@@ -77,3 +82,23 @@ def families(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
     """Return names of arms among which one may be selected: the reversal alone, and all of equal epochs."""
     equal = {name: arm for name, arm in arms.items() if arm.longer == 1 and not arm.joint}
     return {"reversal alone": [name for name, arm in equal.items() if not arm.diversity], "all arms": list(equal)}
+
+
+def by_strength(arms: Mapping[str, Arm]) -> dict[str, list[str]]:
+    """Return names of arms that differ in strength alone, from 0 upwards, by the name of that of strength 0."""
+    found = {}
+    for control in (PLAIN, REWEIGHTING):
+        if control in arms:
+            alike = {name: arm.strength for name, arm in arms.items() if arm.alone == arms[control].alone}
+            found[control] = sorted(alike, key=alike.__getitem__)
+    return {control: names for control, names in found.items() if len(names) > 1}
+
+
+def chosen_label(count: int, control: str) -> str:
+    """Return the label of the row of a strength that was chosen.
+
+    Example:
+        >>> chosen_label(20, "plain"), chosen_label(20, "error reweighting")
+        ('ACoRL by 20 samples', 'ACoRL by 20 samples + error reweighting')
+    """
+    return f"ACoRL by {count} samples" + ("" if control == PLAIN else f" + {control}")

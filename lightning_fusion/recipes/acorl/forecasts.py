@@ -121,10 +121,10 @@ class _Forecasts(Recipe):
             experts=self.experts,
             shared=self.shared | module_facts(one.data),
             shifted=shifted,
-            count=self.shifted_samples,
+            counts=[self.shifted_samples],
             epochs=self.epochs,
             seed=stage_seed(seed, 2),
-        ).forecast(one)
+        ).forecasts(one)[self.shifted_samples]
         self.found.append(found)
         run.report.add(EXPERTS, "accuracy", found.accuracy, seed, "val")
         if shifted is not None:
@@ -181,7 +181,7 @@ class Probe:
         experts: Frozen experts.
         shared: Arguments of the module, ``network`` and ``optimizer`` among them.
         shifted: Data of the shifted kind.
-        count: Number of its validation samples that are used; 0 uses none.
+        counts: Numbers of its validation samples by which forecasts are made; 0 uses none.
         epochs: Epochs of the probe.
         seed: Random seed of its training.
     """
@@ -189,27 +189,30 @@ class Probe:
     experts: Mapping[str, Expert]
     shared: Mapping[str, Any]
     shifted: FusionDataModule | None
-    count: int
+    counts: Sequence[int]
     epochs: int
     seed: int
 
-    def forecast(self, one: SeedRun) -> Forecast:
-        """Train the probe unless its forecast is stored, and print whether the reversal is likely to pay.
+    def forecasts(self, one: SeedRun) -> dict[int, Forecast]:
+        """Train the probe unless its forecasts are stored, and print what the one by most samples says.
 
         Args:
             one: The seed.
+
+        Returns:
+            The forecast by each number of shifted samples.
         """
-        file = one.folder / "forecast.json"
+        file = one.folder / "forecasts.json"
         if not file.is_file():
             found = self._train(one)
             if first_process():
-                write_text(file, json.dumps(asdict(found)))
+                write_text(file, json.dumps({count: asdict(each) for count, each in found.items()}))
         else:
-            found = Forecast(**json.loads(file.read_text()))
-        one.console.print(_said(one.seed, found))
+            found = {int(count): Forecast(**each) for count, each in json.loads(file.read_text()).items()}
+        one.console.print(_said(one.seed, found[max(found)]))
         return found
 
-    def _train(self, one: SeedRun) -> Forecast:
+    def _train(self, one: SeedRun) -> dict[int, Forecast]:
         made: list[ACoRLModule] = []
 
         def build() -> ACoRLModule:
@@ -226,13 +229,17 @@ class Probe:
             outputs = collect(ExpertPool(members, one.data.classes), one.data, keep_representations=True, **how)
         adversary = made[0].adversary
         assert adversary is not None
-        if self.shifted is None or not self.count:
-            return forecast(adversary, PROBE, outputs)
+        without = forecast(adversary, PROBE, outputs)
+        if self.shifted is None:
+            return dict.fromkeys(self.counts, without)
         moved = one.outputs_of("forecast_shifted", dict(self.experts), self.shifted, ("val",))
-        rows = draw_rows(len(moved["val"].target), self.count, one.seed)
-        few = torch.from_numpy(rows)
-        other = learned_from(self.shared["network"], self.shifted, few, one.data, self.shared["optimizer"], one.seed)
-        return forecast(adversary, PROBE, outputs, moved, rows, other)
+        found = {}
+        for count in self.counts:
+            rows = draw_rows(len(moved["val"].target), count, one.seed)
+            few = torch.from_numpy(rows), one.data, self.shared["optimizer"], one.seed
+            other = learned_from(self.shared["network"], self.shifted, *few)
+            found[count] = forecast(adversary, PROBE, outputs, moved, rows, other) if count else without
+        return found
 
 
 def _said(seed: int, found: Forecast) -> str:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from lightning_fusion.acorl.forecast import Forecast
 from lightning_fusion.acorl.fusion import fit_output_weights, right_answers
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 
@@ -38,6 +40,37 @@ class Criterion:
         target = torch.from_numpy(np.asarray(self.outputs["val"].target)[self.rows]).long()
         found: np.ndarray = fit_output_weights(known, target).numpy()
         return found
+
+
+class Choice(NamedTuple):
+    """An arm that was chosen for its strength, and why.
+
+    Attributes:
+        arm: Name of the arm.
+        reason: Reason, in one sentence.
+    """
+
+    arm: str
+    reason: str
+
+
+def choose_strength(names: Sequence[str], forecast: Forecast, samples: Criterion, first: str) -> Choice:
+    """Choose the strength of the reversal: 0 where the forecast objects, else the best one on shifted samples.
+
+    The reversal does harm where the first member uses a cue that holds as well; validation as trained does not show it.
+
+    Args:
+        names: Names of the arms, from strength 0 upwards; of equal ones the first is chosen.
+        forecast: Forecast by the same shifted samples.
+        samples: The shifted samples.
+        first: Name of the first member.
+    """
+    if not forecast.pays:
+        return Choice(names[0], f"strength 0: {'; '.join(forecast.objections)}")
+    values = [samples.value([first, name]) for name in names]
+    best = int(np.argmax(values))
+    compared = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
+    return Choice(names[best], f"accuracy of the pair: {compared}")
 
 
 def criteria(

@@ -23,10 +23,10 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.extras import installed
 from lightning_fusion.recipes.acorl import shift_tables as tables
-from lightning_fusion.recipes.acorl.arms import PLAIN, Arm, families, study_arms
+from lightning_fusion.recipes.acorl.arms import PLAIN, Arm, by_strength, chosen_label, families, study_arms
 from lightning_fusion.recipes.acorl.classification import spread
 from lightning_fusion.recipes.acorl.forecasts import Probe, module_facts, prepared
-from lightning_fusion.recipes.acorl.selection import Criterion, criteria
+from lightning_fusion.recipes.acorl.selection import Choice, Criterion, choose_strength, criteria
 from lightning_fusion.recipes.acorl.shift_tables import FIRST, SHIFTED, Selected
 from lightning_fusion.recipes.acorl.uncertainty import uncertainty
 from lightning_fusion.recipes.report import Figures, Report
@@ -75,7 +75,8 @@ def acorl_shift(
     validation split of ``data``, are evaluated on the test split of ``data`` and on that of ``shifted``, with the
     calibration error of each pair and how well it tells shifted samples from others. Before the second members are
     trained, a forecast says whether the reversal is likely to pay (:mod:`lightning_fusion.acorl.forecast`); the report
-    compares it with the result.
+    compares it with the result. The rows ``ACoRL by N samples`` are those of the strength that N shifted validation
+    samples choose, 0 among them (:func:`~lightning_fusion.recipes.acorl.selection.choose_strength`).
 
     Args:
         data: The data of the training.
@@ -91,12 +92,12 @@ def acorl_shift(
         reweighting: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorReweighting`.
         error_diversity: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorDiversity`.
         longer: Factor of the epochs of a plain member that is trained as long in time as those of ACoRL.
-        shifted_samples: Numbers of shifted validation samples by which arms and weights of the pair are selected; 0
-            stands for criteria on the validation split of ``data``. The forecast sees the largest number. [0, 20, 100]
-            by default.
+        shifted_samples: Numbers of shifted validation samples by which strengths, arms and weights of the pair are
+            selected; 0 stands for criteria on the validation split of ``data``, and the strength 0. The forecast that
+            is compared with the result sees the largest number. [0, 20, 100] by default.
         arms: Names of the second members to train beside the plain one, as in the report; all by default.
-        projection: Argument of :class:`~lightning_fusion.ACoRLModule` in the arms with a reversal; the forecast keeps the
-            default one, by which its conditions were found.
+        projection: Argument of :class:`~lightning_fusion.ACoRLModule` in the arms with a reversal; the forecast keeps
+            the default one, by which its conditions were found.
         optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
         scheduler: Schedule of the members, stepping each epoch; cosine annealing to 0 by default.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
@@ -158,6 +159,8 @@ class _Shift(Recipe):
     forecasts: list[Forecast] = field(default_factory=list)
     selected: dict[tuple[str, str], list[Selected]] = field(default_factory=dict)
     """Selected arms by family and criterion, one for each seed."""
+    choices: dict[str, list[Choice]] = field(default_factory=dict)
+    """Arms that were chosen for their strength, by the label of their row, one for each seed."""
     maps: tuple[Any, dict[str, Any]] | None = None
 
     def run_seed(self, run: Run, seed: int) -> None:
@@ -170,37 +173,53 @@ class _Shift(Recipe):
             experts=first,
             shared=self._shared(one.data),
             shifted=shifted,
-            count=max(self.shifted_samples),
+            counts=self.shifted_samples,
             epochs=self.first_epochs,
             seed=stage_seed(seed, 2),
         )
-        self.forecasts.append(probe.forecast(one))
+        forecasts = probe.forecasts(one)
+        self.forecasts.append(forecasts[max(forecasts)])
         for name, arm in self.arms.items():
             members[name] = self._train(one, name, arm, members[FIRST])
         start = time.perf_counter()
         experts = {name: one.load_expert(path, self.network) for name, path in members.items()}
-        outputs_by = {
-            "accuracy": one.outputs_of("as_trained", experts, one.data, ("val", "test")),
-            SHIFTED: one.outputs_of("shifted", experts, shifted, ("val", "test")),
-        }
-        validation = Criterion(outputs_by["accuracy"], np.arange(len(outputs_by["accuracy"]["val"].target)))
-        weights = {name: validation.weights([FIRST, name]) for name in self.arms}
-        for metric, outputs in outputs_by.items():
+        trained = one.outputs_of("as_trained", experts, one.data, ("val", "test"))
+        moved = one.outputs_of("shifted", experts, shifted, ("val", "test"))
+        for metric, outputs in (("accuracy", trained), (SHIFTED, moved)):
             run.report.add(FIRST, metric, float(right_answers(outputs, "test", [FIRST]).mean()), seed)
-            for name in self.arms:
-                pair = [FIRST, name]
-                for who, right in (
-                    ("member", right_answers(outputs, "test", [name])),
-                    ("pair", right_answers(outputs, "test", pair)),
-                    ("weighted pair", right_answers(outputs, "test", pair, weights[name])),
-                ):
-                    run.report.add(f"{who}, {name}", metric, float(right.mean()), seed)
-        for name in self.arms:
-            for metric, value in uncertainty(outputs_by["accuracy"], outputs_by[SHIFTED], [FIRST, name]).items():
-                run.report.add(f"pair, {name}", metric, value, seed)
-        self._select(outputs_by["accuracy"], outputs_by[SHIFTED], seed)
+        rules = criteria(trained, moved, FIRST, self.shifted_samples, self.reweighting, seed)
+        choices = self._choose(rules, forecasts)
+        for label, choice in choices.items():
+            self.choices.setdefault(label, []).append(choice)
+        scores = {name: self._score([FIRST, name], trained, moved) for name in self.arms}
+        chosen = {label: choice.arm for label, choice in choices.items()}
+        for label, name in {**dict(zip(self.arms, self.arms, strict=True)), **chosen}.items():
+            for (who, metric), value in scores[name].items():
+                run.report.add(f"{who}, {label}", metric, value, seed)
+        self._select(rules, trained, moved)
         self._look(one, experts, shifted)
         run.report.took("predicting", start)
+
+    def _choose(self, rules: Mapping[str, Criterion], forecasts: Mapping[int, Forecast]) -> dict[str, Choice]:
+        """Choose a strength by each number of shifted samples, alone and with reweighting."""
+        found = {}
+        for count, forecast in forecasts.items():
+            for control, names in by_strength(self.arms).items() if count else ():
+                samples = rules[f"{count} shifted samples"]
+                found[chosen_label(count, control)] = choose_strength(names, forecast, samples, FIRST)
+        return found
+
+    def _score(
+        self, pair: Sequence[str], trained: ExpertOutputs, shifted: ExpertOutputs
+    ) -> dict[tuple[str, str], float]:
+        """Test a member, its pair with the first one, and that with weights fitted on validation as trained."""
+        weights = Criterion(trained, np.arange(len(trained["val"].target))).weights(pair)
+        found = {}
+        for metric, outputs in (("accuracy", trained), (SHIFTED, shifted)):
+            answers = right_answers(outputs, "test", pair[1:]), right_answers(outputs, "test", pair)
+            for who, right in zip(tables.WHO, (*answers, right_answers(outputs, "test", pair, weights)), strict=True):
+                found[who, metric] = float(right.mean())
+        return found | {("pair", metric): value for metric, value in uncertainty(trained, shifted, pair).items()}
 
     def _shared(self, data: Any) -> dict[str, Any]:
         """Arguments of all modules."""
@@ -221,11 +240,10 @@ class _Shift(Recipe):
                 label=f"seed {one.seed}  {name}",
             )
 
-    def _select(self, trained: ExpertOutputs, shifted: ExpertOutputs, seed: int) -> None:
+    def _select(self, rules: Mapping[str, Criterion], trained: ExpertOutputs, shifted: ExpertOutputs) -> None:
         """Select an arm of each family by each criterion, and evaluate its pair, also with fitted weights."""
-        by = criteria(trained, shifted, FIRST, self.shifted_samples, self.reweighting, seed)
         for family, names in families(self.arms).items():
-            for criterion, rule in by.items():
+            for criterion, rule in rules.items():
                 best = max(names, key=lambda name: rule.value([FIRST, name]))
                 pair, weights = [FIRST, best], rule.weights([FIRST, best])
                 tested = [right_answers(each, "test", pair).mean() for each in (trained, shifted)]
@@ -267,7 +285,7 @@ class _Shift(Recipe):
             "rows": ", ".join(f"{split} {len(self.data.rows(split))}" for split in SPLITS),
             "epochs": f"first member {self.first_epochs}, second members {self.epochs}",
         }
-        report.text = tables.shift_text(report, self.arms, self.selected, self.forecasts)
+        report.text = tables.shift_text(report, self.arms, self.selected, self.forecasts, self.choices)
         report.notes += [*data_notes(self.data), *tables.power(report, self.arms)]
 
     def figures(self, run: Run) -> Figures:

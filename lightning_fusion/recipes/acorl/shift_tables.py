@@ -8,11 +8,12 @@ import numpy as np
 
 from lightning_fusion.acorl.forecast import Forecast
 from lightning_fusion.markdown import markdown_table
-from lightning_fusion.recipes.acorl.arms import PLAIN, Arm
+from lightning_fusion.recipes.acorl.arms import PLAIN, REWEIGHTING, Arm
+from lightning_fusion.recipes.acorl.selection import Choice
 from lightning_fusion.recipes.acorl.uncertainty import METRICS
 from lightning_fusion.recipes.report import Gain, Report, paired_gain
 
-FIRST, SHIFTED, REWEIGHTING = "first member", "shifted accuracy", "error reweighting"
+FIRST, SHIFTED = "first member", "shifted accuracy"
 WHO = ("member", "pair", "weighted pair")
 """A second member, its mean with the first one, and their mean with weights fitted on validation as trained."""
 LEAST_GAIN = 0.02
@@ -42,6 +43,7 @@ def shift_text(
     arms: Mapping[str, Arm],
     selected: Mapping[tuple[str, str], Sequence[Selected]],
     forecasts: Sequence[Forecast],
+    choices: Mapping[str, Sequence[Choice]],
 ) -> list[str]:
     """Return the sections of the report.
 
@@ -50,6 +52,7 @@ def shift_text(
         arms: All arms by name.
         selected: Selected arms by family and criterion, one for each seed.
         forecasts: One for each seed.
+        choices: Arms that were chosen for their strength, by the label of their row, one for each seed.
     """
     both = [name for name, arm in arms.items() if arm.strength and name.endswith(f"+ {REWEIGHTING}")]
     reversals = [name for name, arm in arms.items() if arm.strength and not arm.joint and not arm.diversity]
@@ -57,18 +60,21 @@ def shift_text(
         "Gain over the plain second member, in points, paired by seed, with 95 % interval; weights of weighted pairs "
         "are fitted on the validation split as trained:",
         "",
-        *_gains(report, arms),
+        *_gains(report, [*arms, *choices]),
         "",
     ]
     if REWEIGHTING in arms:
         text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in both]
+        chosen = [label for label in choices if label.endswith(f"+ {REWEIGHTING}")]
+        text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in chosen]
     return [
         *text,
         "",
+        *_chosen(report, choices),
         "Pairs: calibration error (15 bins), and AUROC of telling shifted test samples from those as trained, by the "
         "disagreement of both members and by the entropy of their mean:",
         "",
-        *_uncertain(report, arms),
+        *_uncertain(report, [*arms, *choices]),
         "",
         "The arm of each seed whose pair is best by a criterion on validation samples. Its pair on test: the mean of "
         "both members, and their mean with weights that are fitted on the same samples.",
@@ -105,7 +111,27 @@ def paid(found: Gain) -> bool:
     return found.mean >= LEAST_GAIN and (found.low is None or found.low > 0)
 
 
-def _gains(report: Report, arms: Mapping[str, Arm]) -> list[str]:
+def _chosen(report: Report, choices: Mapping[str, Sequence[Choice]]) -> list[str]:
+    """Strength of each seed, and why."""
+    without = (
+        "without shifted samples take strength 0, the plain member: whether the first one lives on a cue that breaks "
+        "is then unknown."
+    )
+    if not choices:
+        return [f"No strength was chosen: {without}", ""]
+    rows = [
+        [label, str(seed), choice.arm, choice.reason]
+        for label, found in choices.items()
+        for seed, choice in zip(report.config["seeds"], found, strict=True)
+    ]
+    rule = (
+        "Strength by shifted samples: 0 where the forecast by them says that the reversal does not pay, else that of "
+        f"the best pair on them, of equal ones the smallest; {without}"
+    )
+    return [rule, "", *markdown_table(["row", "seed", "arm", "reason"], rows), ""]
+
+
+def _gains(report: Report, arms: Sequence[str]) -> list[str]:
     rows = []
     for name in arms:
         cells = [name]
@@ -118,7 +144,7 @@ def _gains(report: Report, arms: Mapping[str, Arm]) -> list[str]:
     return markdown_table(["second member", *columns], rows)
 
 
-def _uncertain(report: Report, arms: Mapping[str, Arm]) -> list[str]:
+def _uncertain(report: Report, arms: Sequence[str]) -> list[str]:
     rows = []
     for name in arms:
         cells = [name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from helpers.recipe_runs import results
+from helpers.recipe_runs import results, value
 
 from lightning_fusion import Expert
 from lightning_fusion.acorl.forecast import Forecast
@@ -18,7 +18,7 @@ from lightning_fusion.recipes.acorl.forecasts import acorl_forecast
 from lightning_fusion.recipes.acorl.shift import acorl_shift
 
 DATA = partial(ColoredDigitsDataModule, batch_size=256, test_fraction=0.3, val_fraction=0.2)
-ARMS = ["error reweighting", "error diversity", "ACoRL 1", "ACoRL 1 + error diversity", "ACoRL 1 + error reweighting"]
+ARMS = ["error reweighting", "ACoRL 1", "ACoRL 1 + error diversity", "ACoRL 1 + error reweighting"]
 
 
 def run(output, **given):
@@ -47,7 +47,8 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     run(tmp_path, arms=ARMS, projection=projection)
     assert made == [(8 + 10, 8)] * 6  # in three arms of two seeds: z and the class, to the representation of 4 x width
     found = results(tmp_path)
-    arms = {"plain", *ARMS}
+    chosen = {"ACoRL by 30 samples": "plain", "ACoRL by 30 samples + error reweighting": "error reweighting"}
+    arms = {"plain", *ARMS, *chosen}
     methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair", "weighted pair") for arm in arms}
     for metric in ("accuracy", "shifted accuracy"):
         rows = [row for row in found["rows"] if row["metric"] == metric]
@@ -67,22 +68,27 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
         if (row["method"], row["metric"], row["seed"]) == ("pair, ACoRL 1 + error diversity", "shifted accuracy", 1)
     )
     assert row["value"] == pytest.approx(expected, abs=1e-6)
+    for label, control in chosen.items():  # an untrained first member has nothing to remove
+        for metric in ("accuracy", "shifted accuracy"):
+            of_row, of_arm = (value(found["rows"], f"pair, {each}", metric, 1) for each in (label, control))
+            assert of_row == of_arm
     report = (tmp_path / "report.md").read_text()
+    assert "| ACoRL by 30 samples | 1 | plain | strength 0: the projections explain " in report
     assert "A gain is seen from about this many points: " in report
     for criterion in ("as trained", "errors of the first member weigh 20", "worse of its errors", "30 shifted samples"):
         assert f"| reversal alone | {criterion}" in report and f"| all arms | {criterion}" in report
     assert "Gain of ACoRL 1 + error reweighting over error reweighting: member " in report
     assert "Result: " in report and (tmp_path / "attributions.png").is_file()
-    forecast = json.loads((tmp_path / "seed_1/forecast.json").read_text())
-    assert forecast["samples"] == 30 and set(forecast) == {field.name for field in dataclasses.fields(Forecast)}
+    forecasts = json.loads((tmp_path / "seed_1/forecasts.json").read_text())
+    assert [forecasts[count]["samples"] for count in ("0", "30")] == [0, 30]
+    assert set(forecasts["30"]) == {field.name for field in dataclasses.fields(Forecast)}
     weights = [
         torch.load(tmp_path / f"seed_0/members/{name}.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
-        for name in ("plain", "error_diversity", "ACoRL_1")
+        for name in ("plain", "error_reweighting", "ACoRL_1")
     ]
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
-    again = json.dumps(found["rows"])
-    run(tmp_path, arms=ARMS, projection=projection)  # resumed: nothing is trained again, and the results are the same
-    assert json.dumps(results(tmp_path)["rows"]) == again
+    run(tmp_path, arms=ARMS, projection=projection, seeds=[1])  # nothing is trained again, and the results are the same
+    assert results(tmp_path)["rows"] == [row for row in found["rows"] if row["seed"] == 1] and len(made) == 6
     assert np.isfinite([row["value"] for row in found["rows"]]).all()
 
 
@@ -109,6 +115,6 @@ def test_a_forecast_says_why_for_given_experts(tmp_path):
     given = {"experts": experts, "network": network, "features": "pool", "epochs": 1, "shifted_samples": 20}
     acorl_forecast(DATA(0.9), shifted=DATA(0.1), output=str(tmp_path), **given)
     report = (tmp_path / "report.md").read_text()
-    assert "forecast: the reversal is " in report and "trained on 10 shifted samples" in report
+    assert "forecast: the reversal is " in report and "20 shifted samples, fewer than 50, tell" in report
     with pytest.raises(InputError, match="epochs is 0, shifted_samples 20; expected at least 1 and 4"):
         acorl_forecast(DATA(0.9), output=str(tmp_path), **given | {"epochs": 0})
