@@ -168,9 +168,9 @@ class ChainRun(SeedRun, ABC):
         for number, name in enumerate(names):
             self._train(name, number, self.plain, plan.network, plan)
         for strength in plan.strengths:
-            chain, exact = names[:1], repr(float(strength)).removesuffix(".0")
+            chain = names[:1]
             for number in range(1, plan.members):
-                name = f"member_{number + 1}_against_{exact}".replace(".", "_")
+                name = member_against(number + 1, strength)
                 pool = {other: self._expert(other) for other in chain}
                 more = {"experts": pool, "schedule": plan.schedule(strength), **plan.branch}
                 self._train(name, number, self.complementary, plan.network, plan, more)
@@ -258,6 +258,17 @@ class ChainRun(SeedRun, ABC):
             for fusion, value in figures.items():
                 self.report.add(fusion, name, value, self.seed, strength=strength)
             self.report.add(self.fusions[0], name, self.validation[strength], self.seed, "val", strength=strength)
+
+
+def member_against(number: int, strength: float) -> str:
+    """Return the name of a complementary member; strengths that print alike have names of their own.
+
+    Example:
+        >>> member_against(2, 1), member_against(2, 0.1), member_against(2, 0.1000000001)
+        ('member_2_against_1', 'member_2_against_0_1', 'member_2_against_0_1000000001')
+    """
+    exact = repr(float(strength)).removesuffix(".0").replace(".", "_")
+    return f"member_{number}_against_{exact}"
 
 
 def pairs_of(chain: Sequence[str], tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:

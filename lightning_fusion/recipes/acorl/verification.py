@@ -67,6 +67,7 @@ class SpeakerChains(ChainRun):
         self.same: dict[str, Tensor] = {}
         self.speakers: dict[str, Tensor] = {}
         self.scores: dict[str, dict[str, Tensor]] = {}
+        self.calibrations: dict[tuple[str, ...], CalibratedFusion] = {}
         for split in ("val", "test"):
             index, self.embeddings = self._embeddings(pool, split)
             pairs, self.same[split] = self.data.trials(split)
@@ -112,8 +113,10 @@ class SpeakerChains(ChainRun):
         return dict(zip(self.fusions, (self._average(chain, split), calibrated), strict=True))
 
     def _calibration(self, chain: list[str]) -> CalibratedFusion:
-        val = torch.stack([self.scores["val"][name] for name in chain])
-        return CalibratedFusion().fit(val.double(), self.same["val"])
+        if tuple(chain) not in self.calibrations:
+            val = torch.stack([self.scores["val"][name] for name in chain])
+            self.calibrations[tuple(chain)] = CalibratedFusion().fit(val.double(), self.same["val"])
+        return self.calibrations[tuple(chain)]
 
     def fitted_parameters(self, chosen: float) -> dict[str, list[float]]:
         """Return weights and intercept of the calibrated fusions."""
