@@ -32,6 +32,14 @@ from lightning_fusion.recipes.runner import Run
 from lightning_fusion.trackers.kinds import trackers_of
 
 
+def check_no_domain(data: Any) -> None:
+    """Raise InputError for data of a selected domain, where a recipe trains a model of each."""
+    if getattr(data, "domain", None) is not None:
+        raise InputError(
+            f"data: domain is {data.domain!r}; the recipe trains on each domain of the data: remove domain"
+        )
+
+
 def check_domains(data: FusionDataModule) -> None:
     """Raise InputError for data with fewer than two domains."""
     if len(data.domains) < 2:
@@ -84,15 +92,18 @@ def source_of(data: FusionDataModule) -> str:
 
 
 def expert_data(data: FusionDataModule) -> FusionDataModule:
-    """Return the training data of the experts: those of the ``expert`` role, if the data have roles."""
-    if not data.has_roles:
-        return data
-    return data.variant(role="expert", domain=None)
+    """Return the training data of the experts: those of the ``expert`` role, if the data have roles.
+
+    Raises:
+        InputError: If a domain is selected.
+    """
+    check_no_domain(data)
+    return data.variant(role="expert") if data.has_roles else data
 
 
 def _content(data: FusionDataModule) -> str:
     """Return a fingerprint of all samples and splits, so that a run on other data does not reuse these experts."""
-    pool = expert_data(data)
+    pool = data.variant(role="expert", domain=None) if data.has_roles else data
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
 

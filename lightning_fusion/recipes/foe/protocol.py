@@ -40,6 +40,7 @@ from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
     check_domains,
+    check_no_domain,
     data_notes,
     describe_arguments,
     describe_data,
@@ -150,6 +151,7 @@ def foe(
         for whole in stored.outputs.values():
             check_baselines(baselines, len(whole.names), len(whole.classes))
     else:
+        check_no_domain(data)
         data = with_roles(data)
         data.prepare_data()
         check_domains(data)

@@ -26,6 +26,7 @@ from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
     SeedRun,
     check_domains,
+    check_no_domain,
     data_notes,
     describe_arguments,
     describe_data,
@@ -137,6 +138,7 @@ def frugal(
         stored = StoredOutputs.open(stores, predictions, seeds, needed=("train", "test"))
         source, pools = stored.source, [each.names for each in stored.outputs.values()]
     else:
+        check_no_domain(data)
         data = with_roles(data)
         data.prepare_data()
         check_domains(data)
