@@ -1,5 +1,6 @@
 """Result of a source selection: criteria of each source, transferred bytes, and the selected experts."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich.table import Table
 
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.registry.card import Card, Transfer
+
+_FEWEST = 4  # sources for a rank correlation
 
 
 @dataclass
@@ -78,6 +81,32 @@ class Ledger:
         return {"stages": self.stages, "total": self.total, "send_all": self.send_all, "saving": self.saving}
 
 
+def rank_correlations(rows: Sequence[SelectionRow]) -> dict[str, float | None]:
+    """Estimate at the target how well each part ranks the sources: Spearman's correlation with their accuracy.
+
+    Args:
+        rows: Sources that were run on the target's labels.
+
+    Returns:
+        The correlations of ``statistics`` (a_i) and ``centroid`` (c_i); ``None`` with fewer than four sources, without
+        the part or accuracies, and where one of them is the same for all.
+
+    Example:
+        >>> rows = [SelectionRow("a", 0.1 * n, 1.0, 0.5, accuracy=0.2 * n) for n in range(4)]
+        >>> rank_correlations(rows)
+        {'statistics': 1.0, 'centroid': None}
+    """
+    from scipy.stats import spearmanr  # slow to import
+
+    found: dict[str, float | None] = {}
+    for part, key in (("statistics", "similarity"), ("centroid", "centroid_similarity")):
+        pairs = [(getattr(row, key), row.accuracy) for row in rows]
+        known = [pair for pair in pairs if None not in pair]
+        told = len(known) >= _FEWEST and all(len(set(values)) > 1 for values in zip(*known, strict=True))
+        found[part] = round(float(spearmanr(known).statistic), 6) if told else None
+    return found
+
+
 @dataclass
 class Selection:
     """Selected sources, with the criteria of all sources.
@@ -90,6 +119,8 @@ class Selection:
         cards: Cards of the selected experts.
         classes: Classes of the target.
         rank_by: Criterion of ``score``.
+        correlations: Rank correlation (Spearman) of each part with the accuracy on the target's labels, over the kept
+            sources; ``None`` if it cannot be told, see :func:`rank_correlations`.
     """
 
     table: list[SelectionRow]
@@ -98,6 +129,7 @@ class Selection:
     cards: dict[str, Card] = field(repr=False)
     classes: list[str]
     rank_by: str
+    correlations: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def uncovered(self) -> list[str]:
@@ -109,6 +141,7 @@ class Selection:
         """Return the selection as plain data, for ``results.json``."""
         return {
             "rank_by": self.rank_by,
+            "correlations": self.correlations,
             "table": [asdict(row) for row in self.table],
             "ledger": self.ledger.as_dict(),
             "uncovered": self.uncovered,
@@ -140,5 +173,10 @@ class Selection:
         for stage, count in self.ledger.stages.items():
             bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
         bytes_read.add_row("all models", f"{self.ledger.send_all:,}", "0")
-        reasons = [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
+        told = ", ".join(
+            f"{part} {'cannot be told' if value is None else f'{value:.2f}'}"
+            for part, value in self.correlations.items()
+        )
+        reasons = [f"rank correlation with the accuracy on the target's labels: {told}"] if told else []
+        reasons += [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
         return Group(rows, *reasons, f"{self.ledger.saving:.0%} fewer bytes than all models", bytes_read)

@@ -15,7 +15,7 @@ from lightning_fusion.data.names import as_labels, canonical_label, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.preprocessing import differences
-from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow
+from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow, rank_correlations
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.registry.card import Card
 from lightning_fusion.registry.registry import ExpertRegistry, RepublishedError
@@ -32,7 +32,7 @@ def select_sources(
     num_sources: int = 5,
     encoder_first: bool = False,
     similarity: Literal["cosine", "euclid", "jaccard"] = "cosine",
-    rank_by: Literal["product", "centroid", "accuracy", "statistics", "random"] = "product",
+    rank_by: Literal["product", "evidence", "centroid", "accuracy", "statistics", "random"] = "product",
     exclude: Iterable[str] = (),
     statistics: Any = None,
     seed: int = 0,
@@ -62,9 +62,11 @@ def select_sources(
             then uses no accuracies: r_i = coverage_i * s(c_i). For ``rank_by`` ``product`` and ``centroid``.
         similarity: Similarity of statistics. ``cosine``; ``euclid``, 1 / (1 + distance); or ``jaccard``, the Jaccard
             index of the two sets of statistics above the sources' mean (z > 0).
-        rank_by: ``product`` as above. Baselines: ``centroid``, r_i = coverage_i * s(c_i); ``accuracy``, r_i =
-            coverage_i * Acc_i; ``statistics``, r_i = a_i; ``random``, drawn from all eligible sources. The last two
-            read the selected models only, the last three no centroids.
+        rank_by: ``product`` as above. ``evidence`` (our choice) weights the parts by what the target's labels tell of
+            them, r_i = coverage_i * Acc_i * s(c_i)^rho_c * s(a_i)^rho_a: rho is the rank correlation of the part with
+            the accuracies of the kept sources, 0 where it is negative or unknown. Baselines: ``centroid``, r_i =
+            coverage_i * s(c_i); ``accuracy``, r_i = coverage_i * Acc_i; ``statistics``, r_i = a_i; ``random``, drawn
+            from all eligible sources. The last two read the selected models only, the last three no centroids.
         exclude: Names of sources to exclude, for example those of the same person; their cards are not read.
         statistics: (S,) statistics of the target, or a function of ``target`` that returns them. ``None`` (default)
             uses ``target.statistics()``.
@@ -109,6 +111,9 @@ def select_sources(
         else:
             kept = math.ceil(round(keep_fraction * eligible, 9))  # .28 * 25 is more than 7
             search.examine(search.by("similarity"), max(num_sources, kept))
+        correlations = rank_correlations([search.rows[name] for name in search.kept])
+        if rank_by == "evidence":
+            search.weigh(correlations, similarity)
         chosen = search.choose(num_sources)
     finally:
         registry.ledger += search.reader.ledger
@@ -124,6 +129,7 @@ def select_sources(
         {name: search.cards[name] for name in chosen},
         list(target.classes),
         rank_by,
+        correlations,
     )
 
 
@@ -269,6 +275,15 @@ class _Search:
                 self.rows[name].kept = True
         self._warn_of_preprocessing()
 
+    def weigh(self, correlations: Mapping[str, float | None], similarity: str) -> None:
+        """Multiply the scores of ``evidence`` by the parts, each to the power of its rank correlation."""
+        powers = {part: max(0.0, value or 0.0) for part, value in correlations.items()}
+        for name in self.kept:
+            row = self.rows[name]
+            assert row.score is not None and row.similarity is not None and row.centroid_score is not None
+            alike = (1 + row.similarity) / 2 if similarity == "cosine" else row.similarity
+            row.score *= row.centroid_score ** powers["centroid"] * alike ** powers["statistics"]
+
     def choose(self, num_sources: int) -> dict[str, Expert]:
         """Return the best of the kept sources, with all of their weights."""
         order = self.kept if self.rank_by == "random" else self.by("score")
@@ -308,7 +323,7 @@ class _Search:
     def _run(self, row: SelectionRow, card: Card) -> None:
         """Read one source and fill its row."""
         means = None
-        if self.rank_by in ("product", "centroid"):
+        if self.rank_by in ("product", "evidence", "centroid"):
             labels, values = self.reader.centroids(card)
             table = dict(zip(card.classes, self.classes_of(card), strict=True))
             means = {table[label]: mean for label, mean in zip(labels, values, strict=True)}
@@ -328,6 +343,7 @@ class _Search:
     def _score(self, row: SelectionRow) -> float | None:
         factors: dict[str, tuple[float | None, ...]] = {
             "product": (row.coverage, row.centroid_score, row.accuracy),
+            "evidence": (row.coverage, row.accuracy),  # until the evidence of all sources is known
             "centroid": (row.coverage, row.centroid_score),
             "accuracy": (row.coverage, row.accuracy),
             "statistics": (row.similarity,),

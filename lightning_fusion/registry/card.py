@@ -11,7 +11,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.files import is_sealed, sealed
 from lightning_fusion.hyperparameters import is_plain
 
-FORMAT = 2
+FORMAT = 3
 PARTS = ("centroids", "encoder", "head")
 """Further files of a source, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
@@ -56,6 +56,8 @@ class Card:
         preprocessing: Preprocessing of its input, where known.
         network: ``class_path`` and ``init_args`` of the network.
         fingerprint: Fingerprint of the expert.
+        agreement: Fraction of the labeled training samples to which weights rounded to int8 give the answer of the
+            exact ones; ``None`` for exact weights.
         files: ``bytes`` and ``fingerprint`` of each part.
     """
 
@@ -72,6 +74,7 @@ class Card:
     preprocessing: dict[str, Any] | None
     network: dict[str, Any]
     fingerprint: str
+    agreement: float | None
     files: dict[str, dict[str, Any]]
 
     @property
@@ -182,5 +185,6 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "preprocessing": lambda value: value is None or isinstance(value, dict),
     "network": _is_network,
     "fingerprint": lambda value: isinstance(value, str),
+    "agreement": lambda value: value is None or (type(value) in (float, int) and 0 <= value <= 1),
     "files": _is_files,
 }

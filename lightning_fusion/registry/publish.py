@@ -3,7 +3,7 @@
 import copy
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -21,6 +21,7 @@ from lightning_fusion.experts.weights import build_network
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import describe_factory, is_plain
 from lightning_fusion.registry.card import Card, as_json
+from lightning_fusion.registry.quantization import SCALE, dequantize, quantize
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 
 EXPERT_METADATA = ("classes", "output", "features", "domains", "cost")
@@ -28,7 +29,12 @@ EXPERT_METADATA = ("classes", "output", "features", "domains", "cost")
 
 
 def describe_source(
-    expert: Expert, data: FusionDataModule, name: str, statistics: Any = None, network: Any = None
+    expert: Expert,
+    data: FusionDataModule,
+    name: str,
+    statistics: Any = None,
+    network: Any = None,
+    weights: Literal["float32", "int8"] = "float32",
 ) -> tuple[Card, dict[str, bytes]]:
     """Return the card of an expert and the content of its files, by name.
 
@@ -39,6 +45,7 @@ def describe_source(
         statistics: (S,) light statistics of the data, or a function of ``data``. ``None`` uses ``data.statistics()``.
         network: Class whose first argument is the number of classes, a ``functools.partial`` of one, or a dict of
             ``class_path`` and ``init_args``; ``None`` if the expert records it.
+        weights: Type in which the weights are stored; the source that is described has the rounded weights.
 
     Raises:
         InputError: If the expert cannot be described or does not match the data, or there are no statistics.
@@ -61,6 +68,12 @@ def describe_source(
     metadata["classes"] = network_classes(expert)
     metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
     where = f"the description of {name}"
+    exact, state = expert, given.state_dict()
+    if weights == "int8":
+        state = quantize(state)
+        expert = copy.deepcopy(expert)
+        given = _network_of(expert)
+        given.load_state_dict(dequantize(state))
     rebuilt = restore_expert(spec, given.state_dict(), where, **metadata)
     original = Expert(given, **metadata)
     if rebuilt.fingerprint != original.fingerprint:
@@ -68,11 +81,15 @@ def describe_source(
             f"network: {spec} builds another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
             f"{original.fingerprint})"
         )
-    means, counts, first = _class_means(expert, data, name)
+    means, counts, outputs, first = _class_means(expert, data, name)
+    agreement = None
+    if expert is not exact:
+        answers = _class_means(exact, data, name)[2].argmax(1)
+        agreement = float((outputs.argmax(1) == answers).double().mean())
     order = [expert.classes.index(label) for label in metadata["classes"]]
     means, counts = means[order], counts[order]
     late = _after_features(rebuilt, first)
-    state = given.state_dict()
+    late |= {f"{key}{SCALE}" for key in late}
     parts = {
         "centroids": {"means": means[counts > 0].to(torch.float32), "counts": counts},
         "encoder": {key: value for key, value in state.items() if key not in late},
@@ -88,6 +105,7 @@ def describe_source(
         preprocessing=way,
         network=spec,
         fingerprint=original.fingerprint,
+        agreement=agreement,
         files={
             part: {"bytes": len(content), "fingerprint": digest(np.frombuffer(content, np.uint8))}
             for part, content in contents.items()
@@ -141,8 +159,8 @@ def _network_of(expert: Expert) -> nn.Module:
     return getattr(expert.network, "_orig_mod", expert.network)
 
 
-def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Tensor, Tensor, Any]:
-    """Return (C_i, D_i) means and (C_i,) counts of an expert's classes, and one batch of input."""
+def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Tensor, Tensor, Tensor, Any]:
+    """Return (C_i, D_i) means and (C_i,) counts of an expert's classes, its (N, C_i) outputs, and a batch of input."""
     device = next(iter(expert.state_dict().values()), torch.empty(0)).device
     batches = labeled_batches(data, device)
     first = next(batches, None)
@@ -159,7 +177,7 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
 
     expert.convert_from(getattr(data, "preprocessing", None), f"expert {name}")
     try:
-        sums, counts, _ = class_sums(expert, every(), place, len(expert.classes))
+        sums, counts, outputs = class_sums(expert, every(), place, len(expert.classes))
     except (InputError, RuntimeError) as error:
         raise InputError(f"expert: {name} does not run on this data: {error}") from error
     finally:
@@ -169,7 +187,7 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
             f"data: no labeled sample is of a class of {name} ({shorten(expert.classes)}); the data's classes "
             f"are {shorten(data.classes)}"
         )
-    return sums / counts.clamp(min=1)[:, None], counts, _moved(first.input)
+    return sums / counts.clamp(min=1)[:, None], counts, outputs, _moved(first.input)
 
 
 def _moved(input: Any) -> Any:

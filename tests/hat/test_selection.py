@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rich.console import Console
+from scipy.stats import spearmanr
 from torch import nn
 
 from lightning_fusion import Expert, ExpertRegistry, select_sources
@@ -180,6 +181,35 @@ class TestRanking:
         for row in found.table[:3]:
             assert row.score == pytest.approx(score(row))
             assert row.accuracy == whole[row.name].accuracy
+
+    def test_evidence_weights_the_parts_by_their_rank_correlation_at_the_target(self, pool, target):
+        registry, *_ = pool
+        found = select(registry, target, keep_fraction=1.0, num_sources=3, rank_by="evidence")
+        rows = [row for row in found.table if row.kept]
+        accuracies = [row.accuracy for row in rows]
+        centroid, alike = (
+            float(spearmanr([getattr(row, part) for row in rows], accuracies).statistic)
+            for part in ("centroid_similarity", "similarity")
+        )
+        assert found.correlations == pytest.approx({"statistics": alike, "centroid": centroid}, abs=1e-5)
+        for row in rows:
+            parts = row.centroid_score ** max(0, centroid) * ((1 + row.similarity) / 2) ** max(0, alike)
+            assert row.score == pytest.approx(row.coverage * row.accuracy * parts, rel=1e-4)
+        assert list(found.experts) == [row.name for row in sorted(rows, key=lambda row: -row.score)[:3]]
+        assert found.as_dict()["correlations"] == found.correlations
+        console = Console(width=100, file=io.StringIO())
+        console.print(found)
+        assert f"centroid {centroid:.2f}" in console.file.getvalue()
+
+    def test_a_part_that_cannot_be_told_is_named_and_has_no_weight(self, pool, target):
+        registry, *_ = pool
+        found = select(registry, target, keep_fraction=0.1, num_sources=2, rank_by="evidence")  # two sources ran
+        assert found.correlations == {"statistics": None, "centroid": None}
+        for row in found.table[:2]:
+            assert row.score == pytest.approx(row.coverage * row.accuracy)
+        console = Console(width=100, file=io.StringIO())
+        console.print(found)
+        assert "statistics cannot be told, centroid cannot be told" in " ".join(console.file.getvalue().split())
 
     def test_random_ones_depend_on_the_seed_alone(self, pool, target):
         registry, *_ = pool
@@ -585,7 +615,10 @@ class TestBadInput:
             ({"keep_fraction": 50}, "keep_fraction is 50"),
             ({"num_sources": 0}, "num_sources is 0; expected at least 1"),
             ({"similarity": "dot"}, "similarity is 'dot'; expected cosine, euclid, jaccard"),
-            ({"rank_by": "best"}, "rank_by is 'best'; expected product, centroid, accuracy, statistics, random"),
+            (
+                {"rank_by": "best"},
+                "rank_by is 'best'; expected product, evidence, centroid, accuracy, statistics and 1 more",
+            ),
             (
                 {"encoder_first": True, "rank_by": "accuracy"},
                 "encoder_first ranks by centroids, but rank_by is 'accuracy'",

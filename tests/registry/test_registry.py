@@ -450,7 +450,7 @@ class TestDistrust:
                 "its files is missing",
             ),
             ({"cost": float("inf")}, "its cost is missing, of an unknown type"),
-            ({"format": 3}, "is no card of format 2"),
+            ({"format": 2}, "is no card of format 3"),
             ({"name": "b"}, "is the card of 'b', not of 'a'"),
         ],
     )
@@ -550,9 +550,9 @@ class TestNetwork:
         ("content", "message"),
         [
             (None, r"found no .*index\.json; 'publish' writes it into the folder that the server serves"),
-            ('{"format": 2, "sources": ["a', "is no complete index of format 2"),
+            ('{"format": 3, "sources": ["a', "is no complete index of format 3"),
             (
-                json.dumps(sealed_entries({"format": 2, "sources": ["b" * 151]})),
+                json.dumps(sealed_entries({"format": 3, "sources": ["b" * 151]})),
                 r"the name .* has 151 bytes; expected 1 to 150",
             ),
             ("[]", "is no complete index"),

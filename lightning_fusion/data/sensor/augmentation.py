@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_fusion.errors import InputError
 
@@ -93,10 +94,10 @@ class SensorAugmentation(nn.Module):
 
 def _rotations(angle: Tensor) -> Tensor:
     """Return (B, 3, 3) rotations by angles (B,) about random axes (Rodrigues' formula)."""
-    axis = torch.nn.functional.normalize(torch.randn(len(angle), 3, device=angle.device), dim=1)
-    cross = torch.linalg.cross(
-        axis[:, None].expand(-1, 3, -1), torch.eye(3, device=angle.device).expand(len(angle), 3, 3)
-    )
-    cross = cross.transpose(1, 2)
+    axis = functional.normalize(torch.randn(len(angle), 3, device=angle.device), dim=1)
+    zero = torch.zeros_like(angle)
+    x, y, z = axis.unbind(1)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return torch.eye(3, device=angle.device) + sine * cross + (1 - cosine) * (cross @ cross)
+    turned: Tensor = torch.eye(3, device=angle.device) + sine * cross + (1 - cosine) * (cross @ cross)
+    return turned

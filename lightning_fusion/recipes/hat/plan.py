@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -41,6 +41,7 @@ class Plan:
     source_epochs: int
     source_classes: int | None
     corrupted_sources: int
+    source_weights: Literal["float32", "int8"]
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]

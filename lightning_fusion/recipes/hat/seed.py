@@ -89,7 +89,7 @@ class HaTSeed(SeedRun):
             self.experts[name] = self._source(f"sources/{file_key(name)}", domain, own, plan, label)
             if name not in published and first_process():
                 network = plan.networks[self.architecture[domain]]
-                self.registry.publish(self.experts[name], own, name, network=network)
+                self.registry.publish(self.experts[name], own, name, network=network, weights=plan.source_weights)
         barrier()
         self.own = {name: self.experts[name] for name in targets}  # models with all labels and classes
         if plan.source_classes is not None:
@@ -165,7 +165,9 @@ class HaTSeed(SeedRun):
         expert = self.load_expert(self.folder / f"students/{file_key(target.name)}.ckpt", target.network)
         if first_process():
             name = f"{target.name}{STUDENT}"
-            self.registry.publish(expert, target.data, name, overwrite=True, network=target.network)
+            self.registry.publish(
+                expert, target.data, name, overwrite=True, network=target.network, weights=target.plan.source_weights
+            )
         barrier()
 
 

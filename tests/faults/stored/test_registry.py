@@ -63,7 +63,7 @@ def body(content: bytes, **headers: str):
 
 
 def index(*names: str):
-    return body(json.dumps(sealed_entries({"format": 2, "sources": list(names)})).encode())
+    return body(json.dumps(sealed_entries({"format": 3, "sources": list(names)})).encode())
 
 
 def redirect(target: str):

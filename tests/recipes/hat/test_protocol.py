@@ -27,6 +27,7 @@ from lightning_fusion.recipes.hat.protocol import LOCAL, MAIN, hat
 from lightning_fusion.recipes.hat.report import ENSEMBLE, FITTED, TUNED
 from lightning_fusion.recipes.hat.seed import draw_classes
 from lightning_fusion.recipes.report import Report
+from lightning_fusion.registry.quantization import dequantize, quantize
 
 TARGETS = ["p0_phone", "p1_watch", "p2_phone"]
 NETWORKS = {"cnn": partial(SensorCNN, width=4), "gru": partial(SensorGRU, hidden=4)}
@@ -40,6 +41,7 @@ HARD = {
     "source_classes": 2,
     "corrupted_sources": 4,
     "publish_students": True,
+    "source_weights": "int8",
     "baselines": False,
 }
 SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
@@ -259,6 +261,7 @@ def test_sources_know_some_classes_only_and_the_report_says_which_none_knows(har
     assert len(data.classes) > 2 and all(len(card.classes) == 2 and min(card.counts) > 0 for card in trained)
     assert {label for name in data.domains for label in cards[name].classes} == set(data.classes)
     assert len({tuple(card.classes) for card in trained}) > 2  # drawn, by name
+    assert all(card.agreement is not None for card in registry.cards().values())  # published with int8
     text, lacking = (hard / "report.md").read_text(), []
     for name in HARD["targets"]:
         (entry,) = [r for r in rows if r["metric"] == "coverage" and r.get("domain") == name]
@@ -315,7 +318,9 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
     for name, students in may.items():
         expert = Expert(checkpoint=str(hard / f"seed_0/students/{name}.ckpt"))
         card = registry.card(f"{name}_student")
-        assert card.fingerprint == expert.fingerprint and card.classes == motion().classes
+        served, own = registry.load(card.name).network.state_dict(), quantize(expert.network.state_dict())
+        assert all(torch.equal(served[key], weight) for key, weight in dequantize(own).items())
+        assert card.classes == motion().classes
         assert sum(card.counts) == value(before, "labeled samples", name, "rows")  # centroids of those alone
         there = sum(value(before, kind, name, "sources") for kind in ("other sources", "label-corrupted sources"))
         assert there == 6 + len(students)
