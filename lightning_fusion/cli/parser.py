@@ -13,7 +13,8 @@ from pkgutil import resolve_name, walk_packages
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
@@ -214,6 +215,21 @@ def _optional(key: str, default: Any, *, _root_: Any) -> Any:
             return canonical_label(value) if isinstance(value, str | int | float) else value  # a domain's: 0.0 is "0"
     return default
 
+
+def _dump(content: Any) -> str:
+    """Write plain data as jsonargparse does, with the compiled writer of YAML, which takes a tenth of the time."""
+    style: dict[str, Any] = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    text: str = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **style)
+    return yaml.safe_dump(content, **style) if "\\U" in text else text  # libyaml escapes emoji
+
+
+def load_dumped(text: str) -> dict[str, Any]:
+    """Read what a parser's ``dump`` wrote, with the compiled reader of YAML."""
+    content: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return content
+
+
+set_dumper("yaml", _dump)
 
 # omegaconf 2.4 gave register_new_resolver the name of a function of 2.3 that had no "replace"
 _NEW = "replace" in signature(OmegaConf.register_resolver).parameters

@@ -8,7 +8,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +23,7 @@ from lightning_fusion.cli.checks import check_checkpoints, check_folder, check_t
 from lightning_fusion.cli.config import config_files
 from lightning_fusion.cli.help import TRAINING
 from lightning_fusion.cli.messages import error_of_user
-from lightning_fusion.cli.parser import FusionArgumentParser, parse
+from lightning_fusion.cli.parser import FusionArgumentParser, load_dumped, parse
 from lightning_fusion.described import check_arguments
 from lightning_fusion.errors import InputError, nearest_path, shorten
 from lightning_fusion.experts.pool import ExpertPool
@@ -75,7 +74,7 @@ class FusionSaveConfig(SaveConfigCallback):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_text(folder / self.config_filename, text)
             for tracker in trackers_of(trainer.loggers):  # under the keys of the configuration, which sweeps use
-                tracker.log_hyperparameters(without_none(flat(yaml.safe_load(text))))
+                tracker.log_hyperparameters(without_none(flat(load_dumped(text))))
         self.already_saved = True
 
     @staticmethod
@@ -239,7 +238,7 @@ class FusionCLI(LightningCLI):
     def _plain(self, config: Namespace) -> dict[str, Any]:
         """Return a parsed configuration as plain data."""
         text = self.parser.dump(config, skip_link_targets=False, skip_none=False, skip_validation=True)
-        return dict(yaml.safe_load(text))
+        return load_dumped(text)
 
     def _dump_config(self) -> None:
         """Keep the configuration as plain data; Lightning's own would validate it once more."""
