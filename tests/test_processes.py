@@ -130,19 +130,19 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
 
 
 @pytest.mark.timeout(300)
-def test_spawned_processes_do_what_one_does(tmp_path):
-    """The strategy ddp_spawn: data and modules reach the processes pickled, weights and stores come back."""
+@pytest.mark.parametrize(("strategy", "processes"), [("ddp_spawn", 1), ("ddp_fork", 2)])
+def test_processes_of_the_trainer_do_what_one_does(tmp_path, strategy, processes):
+    """Data and modules reach a spawned process pickled; weights and stores come back from all kinds."""
     found = []
-    for processes in (1, 2):
-        several = {"devices": processes, "strategy": "ddp_spawn"} if processes > 1 else {}
+    for several in ({}, {"devices": processes, "strategy": strategy}):
         torch.manual_seed(0)
         module = ExpertModule(tiny.Net, classes=tiny.CLASSES)
         before = {key: value.clone() for key, value in module.state_dict().items()}
-        rows = {"train": 32, "val": 8, "test": 8}
-        tiny.trainer(3, **several).fit(module, datamodule=tiny.data(rows=rows, batch_size=8 // processes))
+        data = tiny.data(rows={"train": 32, "val": 8, "test": 8}, batch_size=8 // several.get("devices", 1))
+        tiny.trainer(3, **several).fit(module, datamodule=data)
         assert not any(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-        store = collect(tiny.pool(), tiny.data(), tmp_path / str(processes), trainer=tiny.trainer(**several))
-        found.append((module.state_dict(), store))
+        folder = tmp_path / several.get("strategy", "one")
+        found.append((module.state_dict(), collect(tiny.pool(), tiny.data(), folder, trainer=tiny.trainer(**several))))
     (one, stored), (two, again) = found
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=0)

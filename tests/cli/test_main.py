@@ -431,8 +431,13 @@ def _fail(number: int) -> None:
     raise InputError("input: found none")
 
 
+def _in_another(args: list[str]) -> None:
+    """Fail in a process that torch starts; a fork imports nothing anew, and its error arrives as that of a spawn."""
+    multiprocessing.start_processes(_fail, nprocs=1, start_method="fork")
+
+
 @pytest.mark.slow
-def test_wrong_input_of_a_spawned_process_is_wrong_input(monkeypatch):
-    monkeypatch.setattr("lightning_fusion.cli.main._dispatch", lambda args: multiprocessing.spawn(_fail, nprocs=1))
+def test_wrong_input_of_another_process_is_wrong_input(monkeypatch):
+    monkeypatch.setattr("lightning_fusion.cli.main._dispatch", _in_another)
     with pytest.raises(InputError, match=r"^input: found none$"):
         main(["predict"])

@@ -247,14 +247,14 @@ class TestProcesses:
     """Trials in processes of their own, as a user runs them."""
 
     def test_a_training_run_is_a_trial(self):
-        words = ["${program}", "fit", "-c", "experts/digits.yaml", "-c", "quick.yaml", "--overwrite=true", "${args}"]
+        words = ["${program}", "fit", "-c", "experts/digits.yaml", "--overwrite=true", "${args}"]
         write_yaml(
             Path("quick.yaml"), {"trainer": {"max_epochs": 1, "limit_train_batches": 1, "enable_progress_bar": False}}
         )
-        parameters = {"data.init_args.domain": {"values": [0, 99]}}
+        parameters = {"config": {"values": ["quick.yaml", "missing.yaml"]}}  # it fails before anything is imported
         best = main(["sweep", written(command=words, method="grid", parameters=parameters), "--output=out"])
         rows = table("out")
-        assert [row["state"] for row in rows] == ["complete", "failed"] and "99" in rows[1]["error"]
+        assert [row["state"] for row in rows] == ["complete", "failed"] and "no file missing.yaml" in rows[1]["error"]
         assert best.value == json.loads(Path("out/trials/0/metrics.json").read_text())["val_accuracy"]
 
     def test_a_trial_ends_with_a_sweep_that_is_killed(self):
