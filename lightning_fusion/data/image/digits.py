@@ -1,5 +1,6 @@
 """Handwritten digits of scikit-learn."""
 
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -39,8 +40,15 @@ class DigitsDataModule(UndividedImageDataModule):
 
     def read_images(self, layout: ImageLayout) -> ImageTable:
         """Read the digits, scaled to 0 ... 255."""
-        from sklearn.datasets import load_digits
+        images, targets = _digits()
+        pixels = np.round(images * (255 / 16)).astype(np.uint8)[:, None].repeat(self.channels, 1)
+        return ImageTable(resize_images(pixels, self.image_size), targets.astype(np.int64))
 
-        digits = load_digits()
-        pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None].repeat(self.channels, 1)
-        return ImageTable(resize_images(pixels, self.image_size), digits.target.astype(np.int64))
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Read images and targets once in a process: a recipe makes a data module for each seed and domain."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images, digits.target
