@@ -66,7 +66,9 @@ SELECT = ["select", "-c", "target.yaml", "--output=sources", "--keep_fraction=1"
 @pytest.mark.slow
 def test_what_is_selected_over_http_is_a_pool_of_the_published_experts(folder, capsys):
     network = ["--network=own_net.Net", "--features=1"]
-    card = main([*PUBLISH, f"--name={NAMES[0]}", "--data.init_args.domain=ann", *network])
+    card = main([*PUBLISH, f"--name={NAMES[0]}", "--data.init_args.domain=ann", *network, "--weights=int8"])
+    told = capsys.readouterr().out
+    assert f"the answer of the exact weights on {card.agreement:.2%} of {sum(card.counts)} samples" in told
     one = ExpertRegistry("shared").load(NAMES[0])
     data = FeatureTableDataModule(
         "features.csv", "label", domain_fields=["person"], domain="bob", mean=[0, 0, 0], std=[2, 2, 2]
@@ -85,6 +87,9 @@ def test_what_is_selected_over_http_is_a_pool_of_the_published_experts(folder, c
     assert sorted(found.experts) == sorted(NAMES)
     told = capsys.readouterr().out
     assert "Sources ranked by product" in told and "-c sources/pool.yaml" in told and "data.yaml" in told
+    assert "rank correlation with the accuracy on the target's labels: statistics cannot be told" in " ".join(
+        told.split()
+    )
 
     ledger, table = (json.loads(Path("sources", name).read_text()) for name in ("ledger.json", "selection.json"))
     assert ledger["stages"]["statistics"]["down"] > 0 and ledger["stages"]["models"]["down"] > 0
