@@ -99,9 +99,12 @@ class Forecast:
 
     @property
     def objections(self) -> list[str]:
-        """The sentences of the conditions that do not hold; empty if :attr:`pays`."""
+        """The sentences of the conditions on shifted samples that do not hold: the reversal may do harm.
+
+        A small R2 is none: where there is too little to remove, the reversal has little effect of any kind.
+        """
         holds = self._conditions()
-        return [sentence for name, sentence in self._sentences().items() if not holds[name]]
+        return [sentence for name, sentence in self._sentences().items() if name != "r2" and not holds[name]]
 
     def _sentences(self) -> dict[str, str]:
         """A sentence for each condition that can be seen, by name."""

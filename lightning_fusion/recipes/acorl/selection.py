@@ -55,7 +55,7 @@ class Choice(NamedTuple):
 
 
 def choose_strength(names: Sequence[str], forecast: Forecast, samples: Criterion, first: str) -> Choice:
-    """Choose the strength of the reversal: 0 where the forecast objects, else the best one on shifted samples.
+    """Choose the strength of the reversal: 0 where the forecast has objections, else the best one on shifted samples.
 
     The reversal does harm where the first member uses a cue that holds as well; validation as trained does not show it.
 
@@ -65,7 +65,7 @@ def choose_strength(names: Sequence[str], forecast: Forecast, samples: Criterion
         samples: The shifted samples.
         first: Name of the first member.
     """
-    if not forecast.pays:
+    if forecast.objections:
         return Choice(names[0], f"strength 0: {'; '.join(forecast.objections)}")
     values = [samples.value([first, name]) for name in names]
     best = int(np.argmax(values))

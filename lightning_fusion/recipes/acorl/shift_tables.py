@@ -125,8 +125,9 @@ def _chosen(report: Report, choices: Mapping[str, Sequence[Choice]]) -> list[str
         for seed, choice in zip(report.config["seeds"], found, strict=True)
     ]
     rule = (
-        "Strength by shifted samples: 0 where the forecast by them says that the reversal does not pay, else that of "
-        f"the best pair on them, of equal ones the smallest; {without}"
+        "Strength by shifted samples: 0 where the forecast by them objects (the first member does not live on a cue "
+        "that breaks, or no other cue is at hand), else that of the best pair on them, of equal ones the smallest; "
+        f"{without}"
     )
     return [rule, "", *markdown_table(["row", "seed", "arm", "reason"], rows), ""]
 
