@@ -40,6 +40,7 @@ from lightning_fusion.experts.probing import (
 )
 from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of
 from lightning_fusion.hat.heads import head_names
+from lightning_fusion.hat.hints import RepresentationHints
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
 from lightning_fusion.hat.mixup import Pairs
@@ -51,7 +52,7 @@ from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
 
 MIXERS = ("attention", "static")
-_OF_TRAINING = ("teacher.", "batches_done")  # state that the student does not need
+_OF_TRAINING = ("teacher.", "hints.", "batches_done")  # state that the student does not need
 _OF_MIXERS = [
     *("dim", "temperature", "heads", "training", "dictionary", "update_rule", "accuracy_source", "cache"),
     *("mixer_optimizer", "mixer_scheduler"),
@@ -106,6 +107,8 @@ class HaTJointModule(ExpertModule):
         mixup: Parameter alpha of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none.
         sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.
             ``None`` (default) chooses it by cross-validated likelihood.
+        representation_weight: Weight of a further loss of the student, the error of a linear map from its
+            representation to those of the sources (:class:`~lightning_fusion.hat.hints.RepresentationHints`).
         dim: Size of the attention's query and keys.
         temperature: Temperature of the softmax over sources.
         heads: Train copies of the sources' heads with the mixer, or use the sources' own outputs (``frozen``).
@@ -161,6 +164,7 @@ class HaTJointModule(ExpertModule):
         init: Literal["auto", "scratch", "best_source", "average"] = "scratch",
         mixup: float = 0.0,
         sharpness: float | None = None,
+        representation_weight: float = 0.0,
         dim: int = 32,
         temperature: float = 1.0,
         heads: Literal["trained", "frozen"] = "trained",
@@ -203,6 +207,8 @@ class HaTJointModule(ExpertModule):
             raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or null")
         if not 0 <= mixup < math.inf:
             raise InputError(f"mixup is {mixup}; expected a number of 0 or more")
+        if not 0 <= representation_weight < math.inf:
+            raise InputError(f"representation_weight is {representation_weight}; expected a number of 0 or more")
         if sharpness is not None and (teacher in MIXERS or not 0 < sharpness < math.inf):
             raise InputError(
                 f"sharpness is {sharpness}; expected a number above 0, and a fitted teacher, not {teacher}"
@@ -220,8 +226,9 @@ class HaTJointModule(ExpertModule):
         self.fitted = teacher not in MIXERS
         self._names = list(MEMBERS) if teacher == "auto" else [teacher]
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
+        self.hints: RepresentationHints | None = None  # likewise
         self.init, self.seed, self.sharpness = init, seed, sharpness
-        self.mixup = mixup
+        self.mixup, self.representation_weight = mixup, representation_weight
         self.heads, self.procedure, self.use_dictionary = heads, training, dictionary
         self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
@@ -343,13 +350,16 @@ class HaTJointModule(ExpertModule):
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
         pairs = Pairs.draw(self.mixup, batch.input) if self.mixup and student else None
-        logits, z = self._student(batch.input if pairs is None else pairs.mix(batch.input), student)
+        logits, own = self._student(batch.input if pairs is None else pairs.mix(batch.input), student)
+        z = own
         if pairs is not None and not self.fitted:  # the mixer reads the sample itself
             z = self._student(batch.input, False)[1]
         figures, losses = {}, []
+        queried = mixer or not self.use_dictionary or self.hints is not None
+        answer = self._answer(batch, "train", rows) if queried else None
         if mixer or not self.use_dictionary:
             with torch.set_grad_enabled(mixer):
-                mixed = self.teacher(z.detach(), self._answer(batch, "train", rows))
+                mixed = self.teacher(z.detach(), answer)
             fused = self.teacher.fused(rows, mixed)
         if mixer:
             losses.append(self.teacher.loss(rows, batch.target, mixed))
@@ -358,7 +368,12 @@ class HaTJointModule(ExpertModule):
             knowledge, filled = self.teacher.knowledge(rows) if self.use_dictionary else (fused, True)
             means = self._paired_losses(logits, batch.target, knowledge, filled, pairs)
             alpha = self.strength()
-            losses.append(means[0] + alpha * means[1])
+            total = means[0] + alpha * means[1]
+            if self.hints is not None:
+                error = self._representation_loss(own, answer, pairs)
+                total = total + self.representation_weight * error
+                figures["representation_loss"] = error.detach()
+            losses.append(total)
             figures |= {"loss": losses[-1].detach(), "alpha": alpha}
             figures |= {"supervised_loss": means[0].detach(), "injection_loss": means[1].detach()}
         self._step(sum(losses[1:], losses[0]), mixer, student)
@@ -383,6 +398,15 @@ class HaTJointModule(ExpertModule):
         second = self.student_losses(logits, target[other], knowledge[other], whose)
         return pairs.share * first + (1 - pairs.share) * second
 
+    def _representation_loss(self, z: Tensor, answer: Any, pairs: Pairs | None) -> Tensor:
+        """Return the mean error of the hints; of mixed inputs the combination of those of both samples."""
+        assert self.hints is not None
+        error = self.hints(z, answer.representations)
+        if pairs is not None:
+            others = {name: value[pairs.partner] for name, value in answer.representations.items()}
+            error = pairs.share * error + (1 - pairs.share) * self.hints(z, others)
+        return global_means([error.sum()], [torch.tensor(len(error), device=error.device)])[0]
+
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
         if trained:
             return self.forward_with_representations(input)
@@ -391,7 +415,8 @@ class HaTJointModule(ExpertModule):
 
     def _step(self, loss: Tensor, mixer: bool, student: bool) -> None:
         """Run the backward pass, then step the optimizers and schedules that are due."""
-        waits = [part for part, trained in ((self.teacher, mixer), (self.network, student)) if not trained]
+        parts = ((self.teacher, mixer), (self.network, student), (self.hints, student))
+        waits = [part for part, trained in parts if part is not None and not trained]
         if waits and self.trainer.world_size > 1:  # DDP requires every weight in the graph
             loss = loss + 0 * torch.stack([weight.sum() for part in waits for weight in part.parameters()]).sum()
         step_together(self, loss, [student, mixer][: len(self.trainer.optimizers)])
@@ -568,6 +593,8 @@ class HaTJointModule(ExpertModule):
         elif self.teacher is None:
             self.teacher = MixerTeacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
         self.teacher.check_sizes(sizes)
+        if self.representation_weight and self.hints is None:
+            self.hints = RepresentationHints(sizes["own"], sizes["sources"])
 
     def configure_optimizers(self) -> Any:
         """Return two optimizers with schedules; only the student's if the mixer has no weights."""
@@ -605,7 +632,8 @@ class HaTJointModule(ExpertModule):
         epochs = self.trainer.max_epochs
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
-        remembered = self.cache and not self.fitted and batches_repeat(self.trainer, self.device)
+        queried = not self.fitted or self.hints is not None
+        remembered = self.cache and queried and batches_repeat(self.trainer, self.device)
         self._tables = {"train": self._table("train")} if remembered else {}
 
     def on_fit_end(self) -> None:

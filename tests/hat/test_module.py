@@ -650,7 +650,11 @@ class TestCheckpoints:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         "arguments",
-        [{"training": "joint"}, {"training": "two_step"}, {"teacher": "all", "init": "auto", "mixup": 1.0}],
+        [
+            {"training": "joint"},
+            {"training": "two_step", "representation_weight": 1.0},
+            {"teacher": "all", "init": "auto", "mixup": 1.0, "representation_weight": 1.0},
+        ],
     )
     def test_a_resumed_run_equals_an_uninterrupted_one(self, arguments, tmp_path):
         how = arguments | {"network": partial(tiny.Net, norm=True, dropout=0.2)}
@@ -717,6 +721,7 @@ class TestBadInput:
             ({"init": "warm"}, "init is 'warm'"),
             ({"sharpness": 2.0}, "sharpness is 2.0; expected a number above 0, and a fitted teacher, not attention"),
             ({"mixup": -1.0}, "mixup is -1.0; expected a number of 0 or more"),
+            ({"representation_weight": -1.0}, "representation_weight is -1.0; expected a number of 0 or more"),
         ],
     )
     def test_of_the_constructor(self, arguments, message):
