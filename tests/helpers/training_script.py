@@ -130,10 +130,10 @@ def work(folder: Path, processes: int) -> None:
 HAT: dict[str, dict[str, Any]] = {
     "attention": {},
     "static": {"teacher": "static"},
-    "two_step": {"training": "two_step"},
+    "two_step": {"training": "two_step", "representation_weight": 0.5},
     "crossfit": {"accuracy_source": "crossfit"},
     "holdout": {"accuracy_source": "holdout", "heads": "frozen"},
-    "fitted": {"teacher": "all", "mixer_optimizer": None},
+    "fitted": {"teacher": "all", "mixer_optimizer": None, "representation_weight": 0.5},
 }
 """Settings of HaTJointModule that are trained by one and by two processes."""
 
