@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent)  # of figures with fewer
 
 def pytest_collection() -> None:
     """Set up what all tests use; pytest-xdist does not call this where it only distributes tests to workers."""
+    gc.disable()  # a tenth of the time of imports, which leave nothing to collect
     import torch
     from hypothesis import settings
     from lightning.fabric.utilities import registry
@@ -38,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tests = Counter(item.path for item in items if (item.get_closest_marker("slow") is None) == fast_only)
         first = {"test_notebooks.py": -1}
         items.sort(key=lambda item: (first.get(item.path.name, 0), not _starts_processes(item), -tests[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage of the tests, without another look at what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def _starts_processes(item: pytest.Item) -> bool:
@@ -71,7 +79,7 @@ def _seed(name: str) -> None:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(number)
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(number)
+        sys.modules["torch"].default_generator.manual_seed(number)  # manual_seed keeps a stack for each GPU type
 
 
 _seen = 0  # number of modules that are imported

@@ -17,6 +17,7 @@ def test_runs(path, tmp_path):
     together(tmp_path, notebooks.run, path, processes=1, timeout_s=540)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_fails(tmp_path):
     cells = [
         {"cell_type": "markdown", "source": ["# A"]},

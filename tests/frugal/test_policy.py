@@ -148,6 +148,7 @@ def check(problem, by_function: bool) -> None:
 
 
 class TestDecisions:
+    @pytest.mark.slow
     @given(problems())
     @settings(max_examples=60, deadline=None)
     def test_known_outputs_are_decided_as_defined(self, problem):
