@@ -52,7 +52,9 @@ def nearest_rows(
         if own[place] >= 0:
             here[own[place]] = np.inf
         _search(here, members, points[place], known, own[place], unit, fine, coarse, near, terms, values, rows)
-        found[place], last[place] = rows[0], values[0, -1]
+        for start in range(rows.shape[1]):
+            found[place, start] = rows[0, start]
+        last[place] = values[0, -1]
 
 
 @compiled(nogil=True, cache=True)
@@ -81,7 +83,9 @@ def nearest_in_sets(
         members = np.flatnonzero(sets[question])
         _add(distances, slots[here], members, own[here], shared)
         _search(shared, members, points[here], known, own[here], unit, fine, coarse, near, terms, values, rows)
-        found[question, 0], last[question] = rows[0], values[0, -1]
+        for start in range(rows.shape[1]):
+            found[question, 0, start] = rows[0, start]
+        last[question] = values[0, -1]
 
 
 @compiled(nogil=True, cache=True)
@@ -120,8 +124,12 @@ def nearest_in_supersets(
         _fold(shared, fine)
         _fold(fine, coarse)
         _rounding(members, point, unit, terms)
-        rows[:], values[:], edges[:] = num_rows, np.inf, np.inf
-        edges[members[1:]] = -1.0  # the first one represents all of S
+        for expert in range(num_experts):
+            edges[expert] = np.inf
+            for start in range(count):
+                rows[expert, start], values[expert, start] = num_rows, np.inf
+        for member in members[1:]:  # the first one represents all of S
+            edges[member] = -1.0
         low, high = -np.inf, _threshold(fine, coarse, count, least, some)
         while True:
             for start in range(_collect(shared, fine, coarse, low, high, near)):
@@ -136,7 +144,8 @@ def nearest_in_supersets(
                     base += parts[row, member]
                 for expert in range(num_experts):
                     sums[expert] = _rounded(base + parts[row, expert])
-                sums[members] = _rounded(base)
+                for member in members:
+                    sums[member] = _rounded(base)
                 for expert in range(num_experts):
                     closer |= sums[expert] <= edges[expert]
                 if closer:
@@ -144,12 +153,17 @@ def nearest_in_supersets(
                         if sums[expert] <= edges[expert]:
                             _keep(sums[expert], row, values, rows, expert)
                             edges[expert] = values[expert, -1]
-            farthest = edges.max() + _slack(edges.max(), terms)
+            farthest = edges[0]
+            for expert in range(1, num_experts):
+                farthest = max(farthest, edges[expert])
+            farthest += _slack(farthest, terms)
             if farthest <= high:
                 break
             low, high = high, min(farthest, max(1.5 * high, farthest / 4))
         for expert in range(num_experts):
-            found[question, expert] = rows[members[0] if sets[question, expert] else expert]
+            number = members[0] if sets[question, expert] else expert
+            for start in range(count):
+                found[question, expert, start] = rows[number, start]
         last[question] = values[members[0], -1]
 
 
@@ -168,7 +182,8 @@ def _room(width: int, count: int) -> Any:  # pragma: no cover
 @compiled(nogil=True, cache=True)
 def _add(distances: Any, slots: Any, members: Any, own: int, shared: Any) -> None:  # pragma: no cover
     """Sum the (W,) distances of the members."""
-    shared[:] = 0
+    for row in range(len(shared)):
+        shared[row] = 0
     for expert in members:
         part = distances[slots[expert]]
         for row in range(len(shared)):
@@ -187,7 +202,8 @@ def _search(
     _fold(fine, coarse)
     _rounding(members, point, unit, terms)
     bound = _threshold(fine, coarse, values.shape[1], values, rows)
-    values[:], rows[:] = np.inf, len(known)
+    for start in range(values.shape[1]):
+        values[0, start], rows[0, start] = np.inf, len(known)
     for start in range(_collect(distances, fine, coarse, -np.inf, bound + _slack(bound, terms), near)):
         row = near[start]
         if row < len(known) and row != own:
@@ -223,7 +239,8 @@ def _threshold(fine: Any, coarse: Any, count: int, values: Any, rows: Any) -> fl
     level = coarse if len(coarse) > 4 * count else fine
     if len(level) < count:
         return np.inf
-    values[:] = np.inf
+    for place in range(values.shape[1]):
+        values[0, place] = np.inf
     for place in range(len(level)):
         if level[place] < values[0, -1]:
             _keep(level[place], place, values, rows, 0)
@@ -249,7 +266,7 @@ def _collect(values: Any, fine: Any, coarse: Any, low: float, high: float, near:
 @compiled(nogil=True, cache=True)
 def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pragma: no cover
     """(3,) coefficients for :func:`_slack`."""
-    terms[:] = 0
+    terms[0] = terms[1] = terms[2] = 0
     for expert in members:
         square = 0.0
         for c in range(point.shape[1]):
@@ -257,7 +274,8 @@ def _rounding(members: Any, point: Any, unit: float, terms: Any) -> None:  # pra
         terms[0] += 4 * square
         terms[1] += 4 * math.sqrt(square)
         terms[2] += 1
-    terms *= 2 * (point.shape[1] + 7 + len(members)) * unit
+    units = 2 * (point.shape[1] + 7 + len(members)) * unit
+    terms[0], terms[1], terms[2] = terms[0] * units, terms[1] * units, terms[2] * units
 
 
 @compiled(nogil=True, cache=True)
