@@ -275,13 +275,13 @@ def test_confusion_is_normalized_by_the_true_class():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 13, *(pytest.param(many, marks=pytest.mark.slow) for many in (100, 300))])
+@pytest.mark.parametrize("count", [2, 13, 150])  # with numbers, with all names, with some of the names
 def test_any_number_of_classes_and_experts_can_be_drawn(count):
     names = [f"org/model-{number}-of-a-rather-long-name" for number in range(count)]
     axes = drawn(plotting.confusion(range(count), range(count), names, title="t")).axes[0]
     assert len(texts(axes)) == (4 if count == 2 else 0)
     assert max(axes.figure.get_size_inches()) < 17
-    assert ticks(axes.yaxis)[0] == "org/model-0-of-a…ather-long-name" and len(ticks(axes.yaxis)) <= 120
+    assert ticks(axes.yaxis)[0] == "org/model-0-of-a…ather-long-name" and len(ticks(axes.yaxis)) == min(count, 75)
     axes = drawn(plotting.diagnosis(RNG.random((3, count)), RNG.random((count, count)), names, list("abc"))).axes[1]
     assert axes.images[0].get_array().shape == (count, count)
     axes = drawn(plotting.queries(np.ones((4, count), bool), names)).axes[1]
