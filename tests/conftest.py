@@ -82,6 +82,16 @@ def _seed(name: str) -> None:
         sys.modules["torch"].default_generator.manual_seed(number)  # manual_seed keeps a stack for each GPU type
 
 
+def pytest_runtest_teardown() -> None:
+    """Undo what Lightning leaves where a data module raised: it would take every later loader for one that it made."""
+    if "torch.utils.data" in sys.modules:
+        loader = sys.modules["torch.utils.data"].DataLoader
+        for name in ("__init__", "__setattr__", "__delattr__"):
+            if f"__old{name}" in vars(loader):
+                setattr(loader, name, getattr(loader, f"__old{name}"))
+                delattr(loader, f"__old{name}")
+
+
 _seen = 0  # number of modules that are imported
 
 
