@@ -36,13 +36,18 @@ class Pairs(NamedTuple):
         return cls(max(share, 1 - share), torch.randperm(len(input)).to(input.device))
 
     @staticmethod
+    def fit(input: Any) -> bool:
+        """Return whether inputs can be mixed: they are one tensor of real numbers, and not tokens, for example."""
+        return isinstance(input, Tensor) and input.is_floating_point()
+
+    @staticmethod
     def check(input: Any) -> None:
         """Check that inputs can be mixed.
 
         Raises:
-            InputError: If they are no tensor of real numbers, such as tokens.
+            InputError: If they are no tensor of real numbers.
         """
-        if not (isinstance(input, Tensor) and input.is_floating_point()):
+        if not Pairs.fit(input):
             raise InputError(
                 f"mixup: found inputs of type {type(input).__name__}; it needs one tensor of real numbers: set mixup: 0"
             )

@@ -15,7 +15,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     UNIFORM: {"teacher": "uniform", "sharpness": 1.0, "alpha": "fixed"},
     "static weights": {"teacher": "static"},
 }
-"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table; tokens are not mixed."""
 BEST, AVERAGE = "best source by labeled accuracy", "average of the selected sources"
 SIMPLICITY = (LOCAL, BEST, TUNED, AVERAGE, MAIN, ENSEMBLE)
 """Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source as it is

@@ -16,8 +16,9 @@ from lightning_fusion import Expert, ExpertRegistry
 from lightning_fusion.data.sensor.synthetic import SyntheticSensorDataModule
 from lightning_fusion.data.sensor.table import FeatureTableDataModule
 from lightning_fusion.data.tensors import TensorDataModule
+from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
-from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP
+from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP, TextBag
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.fitted import MEMBERS
 from lightning_fusion.recipes.hat import report as hat_report
@@ -332,6 +333,15 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
     run(hard, **HARD)
     assert timeless(results(hard)["rows"]) == timeless(before)
     assert "p0_phone: found checkpoint, not retrained" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_texts_have_every_row_too(tmp_path):
+    """Tokens cannot be mixed: the student of the fitted teacher learns without mixup."""
+    networks = {"bag": partial(TextBag, vocab_size=2048, width=4)}
+    quick = {"targets": ["domain_1"], "source_epochs": 1, "epochs": 1, "guarded": True}
+    report = run(tmp_path / "run", data=SyntheticTextDataModule(batch_size=64), networks=networks, **quick)
+    assert {MAIN, FITTED, UNIFORM, TUNED, ENSEMBLE, f"{MAIN}, guarded"} <= set(report.methods())
 
 
 @pytest.mark.slow
