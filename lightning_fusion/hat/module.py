@@ -625,12 +625,11 @@ class HaTJointModule(ExpertModule):
                 f"configure_optimizers: {type(self).__name__} has {found} optimizer(s); expected {expected}, in this "
                 f"order: {', '.join(['of network', 'of teacher'][:expected])}"
             )
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector of the Trainer
-            self.trainer.fit_loop.epoch_loop.max_steps = (
-                -1
-            )  # it counts both optimizers; limit_train_batches ends the run
+        quick = self.trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector of the Trainer
+        if quick:  # max_steps counts both optimizers; limit_train_batches ends the run
+            self.trainer.fit_loop.epoch_loop.max_steps = -1
         epochs = self.trainer.max_epochs
-        if self.procedure == "two_step" and (epochs is None or epochs < 2) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.procedure == "two_step" and (epochs is None or epochs < 2) and not quick:
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
         queried = not self.fitted or self.hints is not None
         remembered = self.cache and queried and batches_repeat(self.trainer, self.device)

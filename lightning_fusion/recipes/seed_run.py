@@ -98,12 +98,16 @@ def expert_data(data: FusionDataModule) -> FusionDataModule:
         InputError: If a domain is selected.
     """
     check_no_domain(data)
-    return data.variant(role="expert") if data.has_roles else data
+    return _of_experts(data)
+
+
+def _of_experts(data: FusionDataModule) -> FusionDataModule:
+    return data.variant(role="expert", domain=None) if data.has_roles else data
 
 
 def _content(data: FusionDataModule) -> str:
     """Return a fingerprint of all samples and splits, so that a run on other data does not reuse these experts."""
-    pool = data.variant(role="expert", domain=None) if data.has_roles else data
+    pool = _of_experts(data)
     return digest(*(data.fingerprint(split) for split in SPLITS), pool.fingerprint("train"), pool.fingerprint("val"))
 
 

@@ -64,9 +64,8 @@ def shift_text(
         "",
     ]
     if REWEIGHTING in arms:
-        text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in both]
-        chosen = [label for label in choices if label.endswith(f"+ {REWEIGHTING}")]
-        text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in chosen]
+        compared = [*both, *(label for label in choices if label.endswith(f"+ {REWEIGHTING}"))]
+        text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in compared]
     return [
         *text,
         "",
