@@ -1,5 +1,6 @@
 """Mixup of inputs: convex combinations of pairs of samples (Zhang et al., mixup, ICLR 2018, arXiv 1710.09412)."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -60,3 +61,28 @@ class Pairs(NamedTuple):
             tensor([1., 3.])
         """
         return self.share * values + (1 - self.share) * values[self.partner]
+
+
+def paired_loss(pairs: Pairs | None, loss: Callable[..., Tensor], *of: Any) -> Tensor:
+    """Return a loss of the samples of a batch; of mixed inputs the combination of those of both samples.
+
+    Args:
+        pairs: The pairs that were mixed; ``None`` if inputs are not mixed.
+        loss: Called with ``of``, and with those of the partners.
+        *of: Values of the samples: (B, ...) tensors, dicts of them, or what all samples share.
+
+    Example:
+        >>> pairs = Pairs(0.75, torch.tensor([1, 0]))
+        >>> paired_loss(pairs, torch.square, torch.tensor([2.0, 4.0]))
+        tensor([ 7., 13.])
+    """
+    found = loss(*of)
+    if pairs is None:
+        return found
+    return pairs.share * found + (1 - pairs.share) * loss(*(_rows(value, pairs.partner) for value in of))
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return {name: part[rows] for name, part in value.items()}
+    return value[rows] if isinstance(value, Tensor) else value

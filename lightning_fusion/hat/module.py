@@ -1,6 +1,5 @@
 """HaT: joint training of a student for a new domain and a mixer of selected sources."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,16 +15,15 @@ from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.early_parts import EarlyParts
-from lightning_fusion.data.batch import Batch, as_batch, check_targets, num_samples
+from lightning_fusion.data.batch import Batch, as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import near_message
-from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors, catch_output
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.names import module_key
-from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
+from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.probing import (
     all_rows,
@@ -33,30 +31,21 @@ from lightning_fusion.experts.probing import (
     check_representations,
     first_rows,
     in_eval,
-    plain_batches,
-    probe_experts,
-    samples_of,
     training_labels,
 )
-from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of
-from lightning_fusion.hat.heads import head_names
+from lightning_fusion.hat.arguments import check_arguments
+from lightning_fusion.hat.checkpoints import restore_sources, restore_student, restore_teacher, store_teacher
+from lightning_fusion.hat.fitted import evidence_of
 from lightning_fusion.hat.hints import RepresentationHints
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
-from lightning_fusion.hat.mixup import Pairs
-from lightning_fusion.hat.sources import Answer, SourceTable, run_sources
-from lightning_fusion.hat.start import first_weights
+from lightning_fusion.hat.mixup import Pairs, paired_loss
+from lightning_fusion.hat.preparation import TeacherPlan, begin, check_labels
+from lightning_fusion.hat.sources import Answer, SourceOutputs
 from lightning_fusion.hat.teacher import FixedTeacher, MixerTeacher, Teacher
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.metrics.logging import accuracy_of, log_train, logs_step
 from lightning_fusion.optimization import build_optimizer, check_manual, check_stepwise, step_together
-
-MIXERS = ("attention", "static")
-_OF_TRAINING = ("teacher.", "hints.", "batches_done")  # state that the student does not need
-_OF_MIXERS = [
-    *("dim", "temperature", "heads", "training", "dictionary", "update_rule", "accuracy_source", "cache"),
-    *("mixer_optimizer", "mixer_scheduler"),
-]
 
 
 class HaTJointModule(ExpertModule):
@@ -122,7 +111,7 @@ class HaTJointModule(ExpertModule):
         threshold: Threshold b of the mixer's accuracy. ``None`` (default) means min(.95, max(fraction of the largest
             class, 1 / C) + .05).
         cache: Compute the outputs of the sources on all samples once, unless training batches are augmented. If false,
-            compute them for each batch.
+            compute them for each batch. A fitted teacher needs them in training with ``representation_weight`` alone.
         clip_norm: Maximum norm of the gradients, for each optimizer separately, also in 16-bit precision.
         metric: Called as ``metric(logits (B, C), target (B,))`` and logged in addition to the accuracy, under the name
             of its class.
@@ -201,41 +190,28 @@ class HaTJointModule(ExpertModule):
         )
         self.automatic_optimization = False
         check_choices(HaTJointModule.__init__, locals())
-        if not 0 <= alpha_0 < math.inf or (threshold is not None and not 0 <= threshold <= 1):
-            raise InputError(f"alpha_0 is {alpha_0}, threshold {threshold}; expected at least 0, and 0 to 1")
-        if clip_norm is not None and not clip_norm > 0:
-            raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or null")
-        if not 0 <= mixup < math.inf:
-            raise InputError(f"mixup is {mixup}; expected a number of 0 or more")
-        if not 0 <= representation_weight < math.inf:
-            raise InputError(f"representation_weight is {representation_weight}; expected a number of 0 or more")
-        if sharpness is not None and (teacher in MIXERS or not 0 < sharpness < math.inf):
-            raise InputError(
-                f"sharpness is {sharpness}; expected a number above 0, and a fitted teacher, not {teacher}"
-            )
-        if teacher not in MIXERS:
-            _reject_options_of_mixers(teacher, locals())
+        check_arguments(HaTJointModule.__init__, locals())
         self.pool = ExpertPool.of(given)
         check_representations(self.network, features, self.pool)
         self.columns, self.uncovered = shared_columns(self.pool.expert_classes, self.classes)
         for name, own in self.pool.expert_classes.items():
             if message := near_message(own, self.classes, f"source {name}", "the target"):
                 rank_zero_warn(message)
-        self._mixers: dict[str, Any] = {"mixing": teacher, "dim": dim, "temperature": temperature, "seed": seed}
-        self._mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
-        self.fitted = teacher not in MIXERS
-        self._names = list(MEMBERS) if teacher == "auto" else [teacher]
+        of_mixers: dict[str, Any] = {"dim": dim, "temperature": temperature}
+        of_mixers |= {"update_rule": update_rule, "accuracy_source": accuracy_source}
+        how: Any = (heads == "trained", sharpness, of_mixers, seed)
+        self._plan = TeacherPlan(teacher, self.pool, self.columns, len(self.classes), *how)
+        self.fitted = self._plan.fitted
+        self._outputs = SourceOutputs(self.pool, with_scores=heads == "frozen")
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
         self.hints: RepresentationHints | None = None  # likewise
-        self.init, self.seed, self.sharpness = init, seed, sharpness
-        self.mixup, self.representation_weight = mixup, representation_weight
-        self.heads, self.procedure, self.use_dictionary = heads, training, dictionary
+        self.init, self.mixup, self.representation_weight = init, mixup, representation_weight
+        self.procedure, self.use_dictionary = training, dictionary
         self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
         self._mixer_optimizer, self._mixer_scheduler = mixer_optimizer, mixer_scheduler
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
         self.metrics.add({"teacher_accuracy": accuracy_of(len(self.classes))})
-        self._tables: dict[str, SourceTable] = {}
         self._steps = math.inf
 
     # ------------------------------------------------------------ mathematics
@@ -279,9 +255,7 @@ class HaTJointModule(ExpertModule):
         """
         teacher = self._made_teacher(MixerTeacher)
         with in_eval(self):
-            mixed = teacher(
-                self.forward_with_representations(input)[1], run_sources(self.pool, input, self.heads == "frozen")
-            )
+            mixed = teacher(self.forward_with_representations(input)[1], self._outputs(input))
         return torch.stack([log_weights.exp() for log_weights in mixed.log_weights]).mean(0)
 
     @torch.no_grad()
@@ -301,8 +275,7 @@ class HaTJointModule(ExpertModule):
                 assert count is not None
                 found: Tensor = teacher(evidence_of(self.pool, self.columns, input, count))
                 return found
-            answer = run_sources(self.pool, input, self.heads == "frozen")
-            mean: Tensor = teacher(self.forward_with_representations(input)[1], answer).mean()
+            mean: Tensor = teacher(self.forward_with_representations(input)[1], self._outputs(input)).mean()
             return mean
 
     def strength(self) -> Tensor | float:
@@ -366,7 +339,7 @@ class HaTJointModule(ExpertModule):
             figures["mixer_loss"] = losses[-1].detach()
         if student:
             knowledge, filled = self.teacher.knowledge(rows) if self.use_dictionary else (fused, True)
-            means = self._paired_losses(logits, batch.target, knowledge, filled, pairs)
+            means = paired_loss(pairs, partial(self.student_losses, logits), batch.target, knowledge, filled)
             alpha = self.strength()
             total = means[0] + alpha * means[1]
             if self.hints is not None:
@@ -386,25 +359,10 @@ class HaTJointModule(ExpertModule):
             if mixer:
                 self.teacher.end_epoch()
 
-    def _paired_losses(
-        self, logits: Tensor, target: Tensor, knowledge: Tensor, filled: Tensor | bool, pairs: Pairs | None
-    ) -> Tensor:
-        """Return :meth:`student_losses`; of mixed inputs the combination of those of both samples."""
-        first = self.student_losses(logits, target, knowledge, filled)
-        if pairs is None:
-            return first
-        other = pairs.partner
-        whose = filled if isinstance(filled, bool) else filled[other]
-        second = self.student_losses(logits, target[other], knowledge[other], whose)
-        return pairs.share * first + (1 - pairs.share) * second
-
     def _representation_loss(self, z: Tensor, answer: Any, pairs: Pairs | None) -> Tensor:
         """Return the mean error of the hints; of mixed inputs the combination of those of both samples."""
         assert self.hints is not None
-        error = self.hints(z, answer.representations)
-        if pairs is not None:
-            others = {name: value[pairs.partner] for name, value in answer.representations.items()}
-            error = pairs.share * error + (1 - pairs.share) * self.hints(z, others)
+        error = paired_loss(pairs, partial(self.hints, z), answer.representations)
         return global_means([error.sum()], [torch.tensor(len(error), device=error.device)])[0]
 
     def _student(self, input: Any, trained: bool) -> tuple[Tensor, Tensor]:
@@ -461,20 +419,14 @@ class HaTJointModule(ExpertModule):
             self.metrics[split]["teacher_accuracy"].update(self.teacher_probabilities(batch.input), batch.target)
         return logits
 
-    # ---------------------------------------------------------------- sources
-
     def _answer(self, batch: Batch, split: str, rows: Tensor | None = None) -> Answer:
         """Return the outputs of the sources on a batch, cached where possible."""
-        if self._tables and split == "val" and "val" not in self._tables:
-            self._tables["val"] = self._table("val")
-        further = split != "train" and self.metrics.loader > 0  # of other rows than the data module's
-        if split not in self._tables or further:
-            return run_sources(self.pool, batch.input, self.heads == "frozen")
-        table = self._tables[split]
-        return table(table.rows(batch.index) if rows is None else rows)
-
-    def _table(self, split: str) -> SourceTable:
-        return SourceTable(self.pool, all_rows(self.trainer, split, self.device), self.heads == "frozen")
+        known = self._outputs.tables
+        if known and split == "val" and "val" not in known:
+            self._outputs.cache("val", all_rows(self.trainer, "val", self.device))
+        if split != "train" and self.metrics.loader > 0:  # of other rows than the data module's
+            return self._outputs(batch.input)
+        return self._outputs.of(batch, split, rows)
 
     # ----------------------------------------------------- around the training
 
@@ -515,11 +467,7 @@ class HaTJointModule(ExpertModule):
         if self.mixup:
             Pairs.check(input)
         index, target = training_labels(self.trainer)
-        check_targets(target[target != UNLABELED], len(self.classes), "the train loader")
-        present = target[target >= 0].unique()
-        if len(present) < 2:
-            found = f"of one class only ({self.classes[int(present[0])]})" if len(present) else "without any label"
-            raise InputError(f"data: the training samples are {found}; expected labeled samples of two or more classes")
+        check_labels(target, self.classes)
         sizes = self._measure(input)
         self._make_teacher(sizes)
         if self.threshold is None:
@@ -534,64 +482,23 @@ class HaTJointModule(ExpertModule):
             )
         self.teacher.note_rows(index, target)
         if self.trainer.ckpt_path is None and not int(self.batches_done):
-            self._begin(target, index)
-
-    def _begin(self, target: Tensor, index: Tensor) -> None:
-        """Fit the teacher, and set the student's first weights."""
-        if not self.fitted and self.init == "scratch":
-            return
-        device = self.trainer.strategy.root_device
-        parts = (self.pool, self.network, self.teacher)
-        for part in parts:
-            part.to(device)
-        labeled = samples_of(self, index[target >= 0], device)
-        wanted = self.teacher.known(labeled.target)
-        evidence = self._evidence(labeled)
-        if self.init != "scratch":
-            assert self.threshold is not None
-            weights, about = first_weights(
-                self.init, self.network, self.pool, self.columns, evidence, wanted, self.threshold
-            )
-            self.network.load_state_dict(weights or self.network.state_dict())
-            rank_zero_info(about)
-        if isinstance(self.teacher, FixedTeacher):
-            self.teacher.fit(evidence, wanted, labeled.index)
-            self.teacher.teach((batch.index, self._evidence(batch)) for batch in plain_batches(self, device))
-            figures = self.teacher.figures[str(self.teacher.chosen)]
-            rank_zero_info(
-                f"teacher: {self.teacher.chosen}, cross-validated accuracy {figures['accuracy']:.3f} on {len(wanted)} "
-                f"labeled samples, sharpness {float(self.teacher.sharpness):g}"
-            )
-
-    def _evidence(self, batch: Batch) -> Evidence:
-        return evidence_of(self.pool, self.columns, batch.input, len(batch.target))
+            for line in begin(self, index, target):
+                rank_zero_info(line)
 
     def teardown(self, stage: str) -> None:
         """Release data module and sources."""
         super().teardown(stage)
         self.convert_from(None)
 
-    @torch.no_grad()
     def _measure(self, input: Any) -> dict[str, Any]:
-        """Return the sizes of all representations and the name of each source's head, as plain data."""
-        with in_eval(self.network):
+        with torch.no_grad(), in_eval(self.network):
             logits, z = self.forward_with_representations(input)
-        if logits.shape[1:] != (len(self.classes),):
-            raise InputError(
-                f"network: found outputs of shape (B, {shorten(logits.shape[1:])}); expected (B, "
-                f"{len(self.classes)}), one for each of classes"
-            )
-        widths = {name: value.shape[1] for name, value in probe_experts(self.pool, input).items()}
-        heads = head_names(self.pool.members, input) if self.heads == "trained" and not self.fitted else {}
-        return {"own": z.shape[1], "sources": widths, "heads": heads}
+        return self._plan.measure(logits, z, input)
 
-    def _make_teacher(self, sizes: dict[str, Any]) -> None:
+    def _make_teacher(self, sizes: Mapping[str, Any]) -> None:
         """Build the teacher for the current sources; an existing one of the same sizes is kept."""
-        if self.teacher is None and self.fitted:
-            how: Any = (self._names, self.sharpness, self.seed)
-            self.teacher = FixedTeacher(self.pool, self.columns, len(self.classes), sizes, *how)
-        elif self.teacher is None:
-            self.teacher = MixerTeacher(self.pool, self.columns, len(self.classes), sizes, **self._mixers)
+        if self.teacher is None:
+            self.teacher = self._plan.make(sizes)
         self.teacher.check_sizes(sizes)
         if self.representation_weight and self.hints is None:
             self.hints = RepresentationHints(sizes["own"], sizes["sources"])
@@ -632,13 +539,14 @@ class HaTJointModule(ExpertModule):
         if self.procedure == "two_step" and (epochs is None or epochs < 2) and not quick:
             raise InputError(f"training: two_step needs an epoch for each step; trainer.max_epochs is {epochs}")
         queried = not self.fitted or self.hints is not None
-        remembered = self.cache and queried and batches_repeat(self.trainer, self.device)
-        self._tables = {"train": self._table("train")} if remembered else {}
+        self._outputs.tables.clear()
+        if self.cache and queried and batches_repeat(self.trainer, self.device):
+            self._outputs.cache("train", all_rows(self.trainer, "train", self.device))
 
     def on_fit_end(self) -> None:
         """Log a warning if the sources had no effect, and release the cache."""
         super().on_fit_end()
-        self._tables = {}
+        self._outputs.tables.clear()
         assert self.threshold is not None
         best = float(self.teacher.knowledge.best)
         if self.adaptive and best < self.threshold:
@@ -652,50 +560,13 @@ class HaTJointModule(ExpertModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's metadata and the names of the sources, without their weights."""
         super().on_save_checkpoint(checkpoint)
-        store_experts(checkpoint, self.pool.metadata(), weights=False)
-        if "optimizer_states" in checkpoint and self.teacher is not None:
-            checkpoint["sources"] = self.teacher.sizes
-            checkpoint["teacher"] = getattr(self.teacher, "chosen", None)
-        else:  # weights only: the student, as it is published
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_OF_TRAINING)}
+        store_teacher(checkpoint, self.pool, self.teacher)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build mixer and dictionary of the interrupted run, and check the sources."""
         super().on_load_checkpoint(checkpoint)
-        state, sizes = checkpoint["state_dict"], checkpoint.get("sources")
-        if sizes is None:  # a student's file keeps the current mixer
-            own = self.state_dict()
-            state |= {name: own[name] for name in own if name.startswith(_OF_TRAINING)}
-            restore_experts(checkpoint, self.pool)
+        if "sources" not in checkpoint:
+            restore_student(checkpoint, self.pool, self.state_dict())
             return
-        if list(sizes["sources"]) != self.pool.names:
-            raise InputError(
-                f"experts: the model was trained from {shorten(sizes['sources'])}; found {shorten(self.pool.names)}"
-            )
-        restore_experts(checkpoint, self.pool)
-        self._make_teacher(sizes)
-        found = [state["teacher.knowledge.index"], state["teacher.knowledge.target"]]
-        if self.teacher.knowledge is None:
-            self.teacher.note_rows(*found)
-        if isinstance(self.teacher, FixedTeacher):
-            if (chosen := checkpoint.get("teacher")) not in self._names:
-                raise InputError(f"teacher: the model was trained with {chosen}; found {shorten(self._names)}")
-            self.teacher.build(str(chosen))
-        own_rows = self.teacher.knowledge
-        if not own_rows.is_of(*found):
-            raise InputError(
-                f"data: the interrupted run had {len(found[0])} training samples, {int((found[1] >= 0).sum())} of them "
-                f"labeled; found {len(own_rows.index)} and {int((own_rows.target >= 0).sum())}, or others: resume on "
-                "the same data with the same seed"
-            )
-
-
-def _reject_options_of_mixers(teacher: str, given: Mapping[str, Any]) -> None:
-    """Raise InputError for arguments that a fitted teacher does not read."""
-    defaults = inspect.signature(HaTJointModule.__init__).parameters
-    if other := [name for name in _OF_MIXERS if given[name] != defaults[name].default]:
-        raise InputError(
-            f"teacher: {teacher} is fitted before the training and does not use {shorten(other)}; remove "
-            f"{'it' if len(other) == 1 else 'them'}, or set teacher: attention or static"
-        )
+        self._make_teacher(restore_sources(checkpoint, self.pool))
+        restore_teacher(checkpoint, self.teacher)

@@ -96,15 +96,19 @@ def rank_correlations(rows: Sequence[SelectionRow]) -> dict[str, float | None]:
         >>> rank_correlations(rows)
         {'statistics': 1.0, 'centroid': None}
     """
-    from scipy.stats import spearmanr  # slow to import
-
     found: dict[str, float | None] = {}
     for part, key in (("statistics", "similarity"), ("centroid", "centroid_similarity")):
         pairs = [(getattr(row, key), row.accuracy) for row in rows]
         known = [pair for pair in pairs if None not in pair]
         told = len(known) >= _FEWEST and all(len(set(values)) > 1 for values in zip(*known, strict=True))
-        found[part] = round(float(spearmanr(known).statistic), 6) if told else None
+        found[part] = _spearman(known) if told else None
     return found
+
+
+def _spearman(pairs: Sequence[tuple[Any, ...]]) -> float:
+    from scipy.stats import spearmanr  # slow to import
+
+    return round(float(spearmanr(pairs).statistic), 6)
 
 
 @dataclass

@@ -89,3 +89,50 @@ class SourceTable:
         parts = iter(self.values[rows].split([width for part in self.widths for width in part.values()], 1))
         found = [{name: next(parts) for name in part} for part in self.widths]
         return Answer(found[0], found[1] if len(found) > 1 else None)
+
+
+class SourceOutputs:
+    """Outputs of frozen sources on batches: those of cached splits are looked up, others are computed.
+
+    Args:
+        pool: The sources.
+        with_scores: Return the sources' log-probabilities as well.
+
+    Attributes:
+        tables: Cached outputs by split.
+
+    Example:
+        >>> from lightning_fusion import Expert
+        >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> pool = ExpertPool({"a": Expert(network, classes=["cat", "dog"], features="0")})
+        >>> samples = Batch(torch.rand(6, 4), torch.zeros(6), torch.zeros(6, 0), torch.arange(6) * 10)
+        >>> outputs = SourceOutputs(pool, with_scores=False)
+        >>> outputs.cache("train", [samples])
+        >>> outputs.of(samples, "train").representations["a"].equal(outputs(samples.input).representations["a"])
+        True
+    """
+
+    def __init__(self, pool: ExpertPool, with_scores: bool) -> None:
+        self.pool, self.with_scores = pool, with_scores
+        self.tables: dict[str, SourceTable] = {}
+
+    def cache(self, split: str, batches: Iterable[Batch]) -> None:
+        """Run the sources on all samples of a split, on the device of the batches."""
+        self.tables[split] = SourceTable(self.pool, batches, self.with_scores)
+
+    def __call__(self, input: Any) -> Answer:
+        """Run the sources on a batch of input."""
+        return run_sources(self.pool, input, self.with_scores)
+
+    def of(self, batch: Batch, split: str, rows: Tensor | None = None) -> Answer:
+        """Return the outputs on a batch of a split, cached ones where there are any.
+
+        Args:
+            batch: The batch.
+            split: Name of its split.
+            rows: (B,) rows of the cached samples, if they are known.
+        """
+        if split not in self.tables:
+            return self(batch.input)
+        table = self.tables[split]
+        return table(table.rows(batch.index) if rows is None else rows)

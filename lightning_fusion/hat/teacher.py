@@ -44,9 +44,6 @@ class Teacher(nn.Module):
         num_classes: C, number of classes of the target.
         sizes: ``own``, the size of z_t; ``sources``, the size of z_i by source; ``heads``, the name of each source's
             head, of which mixers train copies; empty if the sources' outputs are used.
-        update_rule: Replace the dictionary if the accuracy is greater (``gt``), or greater or equal (``ge``).
-        accuracy_source: Samples for the accuracy: ``train``, ``holdout`` or ``crossfit``.
-        seed: Random seed of the weights and folds.
 
     Attributes:
         knowledge: The dictionary; ``None`` before :meth:`note_rows`.
@@ -60,13 +57,9 @@ class Teacher(nn.Module):
         columns: Mapping[str, list[int]],
         num_classes: int,
         sizes: Mapping[str, Any],
-        update_rule: Literal["gt", "ge"] = "gt",
-        accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.sizes, self.num_classes = dict(sizes), num_classes
-        self.update_rule, self.accuracy_source, self.seed = update_rule, accuracy_source, seed
         self.knowledge: Any = None
         own = torch.tensor([columns[name] for name in pool.names])
         self.register_buffer("covered", (own >= 0).any(0), persistent=False)
@@ -87,10 +80,12 @@ class Teacher(nn.Module):
             index: (N,) sample numbers.
             target: (N,) labels, -100 for unlabeled samples and for classes that no source has.
         """
-        rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
-        made = KnowledgeDictionary(index, self.num_classes, target, *rules)
+        made = self._make_knowledge(index, target)
         if self.knowledge is None or not self.knowledge.is_of(made.index, made.target):
             self.knowledge = made
+
+    def _make_knowledge(self, index: Tensor, target: Tensor) -> KnowledgeDictionary:
+        return KnowledgeDictionary(index, self.num_classes, target)
 
     def known(self, target: Tensor) -> Tensor:
         """Return the (B,) targets, -100 for unlabeled samples and for classes that no source has."""
@@ -127,7 +122,8 @@ class FixedTeacher(Teacher):
         power: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(pool, columns, num_classes, sizes, seed=seed)
+        super().__init__(pool, columns, num_classes, sizes)
+        self.seed = seed
         self.names, self.powers = list(names), SHARPNESS if power is None else (power,)
         self._make = partial(make_teacher, pool=pool, columns=columns, widths=sizes["sources"], num_classes=num_classes)
         self.mixers = nn.ModuleList()
@@ -190,7 +186,7 @@ class MixerTeacher(Teacher):
 
     Args:
         pool: The sources; they are not submodules of the teacher.
-        columns: As in :class:`Teacher`, as are the next two, ``update_rule``, ``accuracy_source`` and ``seed``.
+        columns: As in :class:`Teacher`, as are the next two.
         num_classes: C, number of classes of the target.
         sizes: Sizes of the representations, and names of the heads.
         mixing: ``attention``, or ``static``, one learned weight for each source.
@@ -221,7 +217,8 @@ class MixerTeacher(Teacher):
         accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
         seed: int = 0,
     ) -> None:
-        super().__init__(pool, columns, num_classes, sizes, update_rule, accuracy_source, seed)
+        super().__init__(pool, columns, num_classes, sizes)
+        self.update_rule, self.accuracy_source, self.seed = update_rule, accuracy_source, seed
         widths = {name: sizes["sources"][name] for name in pool.names}
         mixers = []
         for _ in range(_FOLDS if accuracy_source == "crossfit" else 1):
@@ -235,6 +232,10 @@ class MixerTeacher(Teacher):
         """Build the dictionary, and forget the weights of an interrupted epoch."""
         super().note_rows(index, target)
         self._weights.zero_()
+
+    def _make_knowledge(self, index: Tensor, target: Tensor) -> KnowledgeDictionary:
+        rules: Any = (self.update_rule, self.accuracy_source, _FOLDS, self.seed)
+        return KnowledgeDictionary(index, self.num_classes, target, *rules)
 
     def forward(self, z: Tensor, answer: Answer) -> Mixed:
         """Mix the outputs of the sources.

@@ -81,3 +81,11 @@ def test_a_published_student_has_no_hints(tmp_path):
     state = torch.load(tmp_path / "student.ckpt", weights_only=True)["state_dict"]
     assert state and not [name for name in state if "hints" in name]
     assert isinstance(made.hints, nn.Module)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_fitted_teacher_with_hints_reads_cache(cache):
+    made, cached = module("uniform", 1.0, cache=cache), []
+    made.on_train_start = lambda: cached.extend(made._outputs.tables)
+    tiny.trainer(1).fit(made, datamodule=tiny.data())
+    assert cached == (["train"] if cache else [])

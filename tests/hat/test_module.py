@@ -95,7 +95,7 @@ def begun(**arguments) -> HaTJointModule:
 def remembers(made, data) -> bool:
     """Whether the answers of the sources are remembered in a training."""
     seen = []
-    made.on_train_batch_end = lambda *_: seen.append(bool(made._tables))
+    made.on_train_batch_end = lambda *_: seen.append(bool(made._outputs.tables))
     fit(made, 1, data)
     (found,) = set(seen)
     return found
@@ -294,7 +294,7 @@ class TestCache:
         experts = {"a": Expert(networks[0], classes=data.classes, features="pool")}
         made = module(experts, network=partial(SmallConvNet, width=2), features="pool", classes=data.classes)
         assert remembers(made, TargetDataModule(data, "style_2")) == (augmentation is None)
-        assert not made._tables
+        assert not made._outputs.tables
 
     def test_noise_without_a_name_is_found_by_the_values(self):
         class Noisy(TensorDataModule):
@@ -718,6 +718,7 @@ class TestBadInput:
                 {"teacher": "all", "mixer_optimizer": None, "dim": 8},
                 "all is fitted before the training and does not use dim",
             ),
+            ({"teacher": "all", "mixer_optimizer": None, "cache": False}, "use cache; .* or a representation_weight"),
             ({"init": "warm"}, "init is 'warm'"),
             ({"sharpness": 2.0}, "sharpness is 2.0; expected a number above 0, and a fitted teacher, not attention"),
             ({"mixup": -1.0}, "mixup is -1.0; expected a number of 0 or more"),
