@@ -23,12 +23,12 @@ from lightning_fusion import (
     OutputsDataModule,
 )
 from lightning_fusion.callbacks import EpochSeed
-from lightning_fusion.data.audio.features import SpeechAugmentation
+from lightning_fusion.data.audio.augmentation import SpeechAugmentation
 from lightning_fusion.data.audio.synthetic import SyntheticLabeledAudioDataModule
+from lightning_fusion.data.image.augmentation import BatchAffine
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.samplers import SliceSampler
 from lightning_fusion.data.views.target import TargetDataModule
-from lightning_fusion.encoders import BatchAffine
 from lightning_fusion.foe.fusers import MLPFuser
 
 Made = tuple[LightningModule, LightningDataModule]

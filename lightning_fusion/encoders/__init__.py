@@ -1,13 +1,12 @@
 """Networks for each modality, named in YAML by ``class_path``."""
 
-from lightning_fusion.encoders.image import BatchAffine, SmallConvNet, TorchvisionClassifier
+from lightning_fusion.encoders.image import SmallConvNet, TorchvisionClassifier
 from lightning_fusion.encoders.sensor import SensorCNN, SensorGRU, SensorMLP
 from lightning_fusion.encoders.speaker import ECAPA, CosineHead, SmallSpeakerNet, SpeakerResNet, StatisticsPooling
 from lightning_fusion.encoders.text import MaskedMean, TextBag, TextTransformer, masked_mean
 
 __all__ = [
     "ECAPA",
-    "BatchAffine",
     "CosineHead",
     "MaskedMean",
     "SensorCNN",

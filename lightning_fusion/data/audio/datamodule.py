@@ -56,8 +56,8 @@ class BaseAudioDataModule(ModalityDataModule):
             with zeros.
         frontend: ``log_mel`` (B, num_mels, frames) or ``waveform`` (B, T).
         num_mels: Number of bands of the log-mel features.
-        augmentation: Module applied to (B, T) waveforms in training only, for example
-            ``lightning_fusion.data.audio.features.SpeechAugmentation``.
+        augmentation: Module applied to (B, T) waveforms in training only, such as
+            :class:`~lightning_fusion.data.audio.augmentation.SpeechAugmentation`.
         **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 

@@ -116,7 +116,8 @@ class BaseImageDataModule(ModalityDataModule):
         mean: Mean of each channel, subtracted after scaling to [0, 1]. ``None`` (default) means 0.5, or for a trained
             model the mean in its checkpoint.
         std: Standard deviation of each channel, divided by. ``None`` (default) means 0.5, or that of the checkpoint.
-        augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only.
+        augmentation: Module applied to float batches (B, channels, H, W) in [0, 1], in training only, such as
+            :class:`~lightning_fusion.data.image.augmentation.BatchAffine`.
         batch_size: Samples per batch and process.
         **loading: ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.

@@ -88,7 +88,8 @@ class BaseSensorDataModule(ChannelNormalization):
             values of a table: ``all``, so that all experts share one preprocessing; or ``own``, the selected ones:
             each model is trained and used with the statistics of the domain at hand.
             Where sites cannot share files, pass the same ``mean`` and ``std`` to all of them.
-        augmentation: Module applied to batches before they are normalized, in training only.
+        augmentation: Module applied to batches before they are normalized, in training only, such as
+            :class:`~lightning_fusion.data.sensor.augmentation.SensorAugmentation`.
         **loading: ``batch_size``, ``num_workers``, ``seed`` and ``predict_root`` of
             :class:`~lightning_fusion.data.domains.ModalityDataModule`.
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from lightning_fusion import SpeakerDataModule
 from lightning_fusion.cli.main import main
-from lightning_fusion.data.audio.features import LogMel, SpeechAugmentation
+from lightning_fusion.data.audio.augmentation import SpeechAugmentation
+from lightning_fusion.data.audio.features import LogMel
 from lightning_fusion.data.audio.files import Recordings
 from lightning_fusion.data.audio.labeled import LabeledAudioDataModule
 from lightning_fusion.data.audio.synthetic import SyntheticSpeakerDataModule
