@@ -3,6 +3,7 @@
 import copy
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -68,10 +69,10 @@ def describe_source(
     metadata["classes"] = network_classes(expert)
     metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
     where = f"the description of {name}"
-    exact, state = expert, given.state_dict()
+    exact, state = None, given.state_dict()
     if weights == "int8":
         state = quantize(state)
-        expert = copy.deepcopy(expert)
+        exact, expert = expert, copy.deepcopy(expert)
         given = _network_of(expert)
         given.load_state_dict(dequantize(state))
     rebuilt = restore_expert(spec, given.state_dict(), where, **metadata)
@@ -81,11 +82,7 @@ def describe_source(
             f"network: {spec} builds another network than that of {name} (fingerprints {rebuilt.fingerprint} and "
             f"{original.fingerprint})"
         )
-    means, counts, outputs, first = _class_means(expert, data, name)
-    agreement = None
-    if expert is not exact:
-        answers = _class_means(exact, data, name)[2].argmax(1)
-        agreement = float((outputs.argmax(1) == answers).double().mean())
+    means, counts, agreement, first = _class_means(expert, data, name, exact)
     order = [expert.classes.index(label) for label in metadata["classes"]]
     means, counts = means[order], counts[order]
     late = _after_features(rebuilt, first)
@@ -159,8 +156,13 @@ def _network_of(expert: Expert) -> nn.Module:
     return getattr(expert.network, "_orig_mod", expert.network)
 
 
-def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Tensor, Tensor, Tensor, Any]:
-    """Return (C_i, D_i) means and (C_i,) counts of an expert's classes, its (N, C_i) outputs, and a batch of input."""
+def _class_means(
+    expert: Expert, data: FusionDataModule, name: str, exact: Expert | None
+) -> tuple[Tensor, Tensor, float | None, Any]:
+    """Return (C_i, D_i) means and (C_i,) counts of an expert's classes, its agreement, and a batch of input.
+
+    The agreement is the fraction of the samples to which it gives the answer of ``exact``; ``None`` without it.
+    """
     device = next(iter(expert.state_dict().values()), torch.empty(0)).device
     batches = labeled_batches(data, device)
     first = next(batches, None)
@@ -171,23 +173,33 @@ def _class_means(expert: Expert, data: FusionDataModule, name: str) -> tuple[Ten
     if message := near_message(expert.classes, labels, name, "the data"):
         rank_zero_warn(message)
 
-    def every() -> Iterator[Batch]:
-        yield first
-        yield from batches
+    answers: list[Tensor] = []
 
-    expert.convert_from(getattr(data, "preprocessing", None), f"expert {name}")
+    def every() -> Iterator[Batch]:
+        for batch in chain([first], batches):
+            if exact is not None:
+                answers.append(exact(copy.deepcopy(batch.input)).argmax(1).cpu())
+            yield batch
+
+    found = getattr(data, "preprocessing", None)
+    expert.convert_from(found, f"expert {name}")
+    if exact is not None:
+        exact.convert_from(found, None)  # it would repeat the messages
     try:
         sums, counts, outputs = class_sums(expert, every(), place, len(expert.classes))
     except (InputError, RuntimeError) as error:
         raise InputError(f"expert: {name} does not run on this data: {error}") from error
     finally:
         expert.convert_from(None)
+        if exact is not None:
+            exact.convert_from(None)
     if not counts.sum():
         raise InputError(
             f"data: no labeled sample is of a class of {name} ({shorten(expert.classes)}); the data's classes "
             f"are {shorten(data.classes)}"
         )
-    return sums / counts.clamp(min=1)[:, None], counts, outputs, _moved(first.input)
+    agreement = float((outputs.argmax(1) == torch.cat(answers)).double().mean()) if answers else None
+    return sums / counts.clamp(min=1)[:, None], counts, agreement, _moved(first.input)
 
 
 def _moved(input: Any) -> Any:

@@ -34,12 +34,16 @@ def test_refuses_weights_that_are_not_finite(value):
         quantize({"head.weight": torch.tensor([[1.0, value]])})
 
 
-def test_a_published_source_has_the_rounded_weights_and_says_how_often_it_answers_alike(tmp_path):
+def test_a_published_source_has_the_rounded_weights_and_says_how_often_it_answers_alike(tmp_path, monkeypatch):
     registry, data = ExpertRegistry(str(tmp_path / "shared")), registry_sources.data()
     given = registry_sources.expert(hidden=300)
     network = partial(tiny.Net, hidden=300)
     exact = registry.publish(given, data, "exact", statistics=[1.0], network=network)
-    card = registry.publish(given, data, "small", statistics=[1.0], network=network, weights="int8")
+    batches, prepare = [], data.on_after_batch_transfer
+    with monkeypatch.context() as watched:
+        watched.setattr(type(data), "on_after_batch_transfer", lambda self, *of: batches.append(0) or prepare(*of))
+        card = registry.publish(given, data, "small", statistics=[1.0], network=network, weights="int8")
+    assert len(batches) == len(list(labeled_batches(data)))  # one pass over the data for both models
     assert exact.agreement is None
     small, large = (sum(one.files[part]["bytes"] for part in ("encoder", "head")) for one in (card, exact))
     assert small < 0.62 * large  # of this network a third are biases and scales
