@@ -248,9 +248,37 @@ def check_columns(path: str, found: Sequence[str], wanted: Sequence[str], what: 
             "label and timestamp, or remove the file",
             missing,
         )
+    check_once(path, found, wanted, what)
+
+
+def check_once(where: str, found: Sequence[str], wanted: Sequence[str] | None = None, what: str = "columns") -> None:
+    """Check that names are not repeated.
+
+    Args:
+        where: File, or file and line, for the message.
+        found: Names of the columns.
+        wanted: Names that matter. ``None`` (default) means all.
+        what: What they are, for the message.
+
+    Raises:
+        InputError: If one is repeated.
+    """
     counts = Counter(found)
-    if doubled := [name for name in wanted if counts[name] > 1]:
-        raise InputError(f"{path} has more than one {doubled[0]} among its {what}; rename one")
+    if doubled := [name for name in (counts if wanted is None else wanted) if counts[name] > 1]:
+        raise InputError(f"{where} has more than one {shorten(doubled)} among its {what}; rename or remove all but one")
+
+
+def likely_delimiter(names: Sequence[str]) -> str | None:
+    """Return the delimiter that a header of one name seems to have.
+
+    Args:
+        names: Names in the first line.
+
+    Example:
+        >>> likely_delimiter(["file;cat;dog"]), likely_delimiter(["file", "cat;dog"])
+        (';', None)
+    """
+    return next((sign for sign in ";\t|" if len(names) == 1 and sign in names[0]), None)
 
 
 def check_header(path: str, found: Sequence[str], wanted: Sequence[str]) -> None:

@@ -8,14 +8,13 @@ import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_fusion.data.tables import may_be_rows
+from lightning_fusion.data.tables import check_once, likely_delimiter, may_be_rows
 from lightning_fusion.data.text.texts import read_text
 from lightning_fusion.errors import InputError, shorten
 
@@ -66,7 +65,7 @@ def read_delimited(
     try:
         names = list(columns) if columns else next(reader, [])
         hint = "" if columns else "; set text, label, pair, domain_fields or split_field, or columns"
-        if len(names) == 1 and (found := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        if found := likely_delimiter(names):
             hint += f"; the delimiter may be {found!r}"
         check_columns(names, needed, str(path), hint)
         line = reader.line_num
@@ -200,8 +199,7 @@ def check_columns(names: Sequence[str], needed: Sequence[str], place: str, hint:
     Raises:
         InputError: If one is missing or repeated.
     """
-    if double := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise InputError(f"{place} has {shorten(double)} twice among its columns; rename one")
+    check_once(place, names)
     known = set(names)
     if missing := [name for name in needed if name not in known]:
         raise InputError(f"{place} has no column {shorten(missing)}; its columns are {shorten(names, 9)}{hint}")

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +11,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_fusion.data.names import as_labels, canonical_label
+from lightning_fusion.data.tables import check_once, likely_delimiter, read_columns, read_header
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import UnusableInputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.formats import check_format
 from lightning_fusion.files import hash_files
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 _POSITIONS = ("line", "row", "start_s")
 _OTHERS = {
@@ -26,7 +24,6 @@ _OTHERS = {
     *("expert", "queried", "cost", "risk", "abstained", "ood"),
     *("label", "domain", "group", "split"),
 }
-_TEXTS = {"file", "label", "domain", "group", "split"}
 _ABSENT = 3  # names of samples without a prediction that a warning lists
 
 
@@ -69,38 +66,27 @@ class RecordedTable:
     """
 
     def __init__(self, path: str, classes: Sequence[Any] | None = None) -> None:
-        table = read_recorded(path)
-        columns = list(table.columns)
-        keys = [name for name in ("file", *_POSITIONS) if name in columns]
-        self.unit = next((name for name in _POSITIONS if name in columns), "")
-        if not keys:
-            raise InputError(
-                f"path: {path} has the columns {shorten(columns)}; expected file, the name of each sample's file, or "
-                f"one of {', '.join(_POSITIONS)}, and a column per class"
-            )
+        file = RecordedFile(path)
+        self.path, self.unit = path, file.unit
         listed = (
-            as_labels(classes, "classes") if classes else [name for name in columns if name not in (*keys, *_OTHERS)]
+            as_labels(classes, "classes")
+            if classes
+            else [name for name in file.columns if name not in {"file", *_POSITIONS, *_OTHERS}]
         )
-        if lacking := [name for name in listed if name not in columns]:
-            raise InputError(f"classes: {path} has no column {shorten(lacking)}, only {shorten(columns, 20)}")
-        self.path, self.classes = path, listed
-        try:
-            self.values = table[listed].to_numpy(np.float64)
-        except ValueError as error:
-            raise InputError(
-                f"classes: {path} has values that are no numbers ({error}) in {shorten(listed)}"
-            ) from error
+        if lacking := [name for name in listed if name not in file.columns]:
+            raise InputError(f"classes: {path} has no column {shorten(lacking)}, only {shorten(file.columns, 20)}")
+        names, self.values, _ = file.read(listed)
+        self.classes = listed
         absent = np.isnan(self.values)
-        if short := (np.flatnonzero(absent.any(1) & ~absent.all(1)) + 2).tolist():
+        if short := np.flatnonzero(absent.any(1) & ~absent.all(1)).tolist():
+            samples = [" ".join(map(str, names[row])).strip() for row in short]
             raise InputError(
-                f"path: {path} lacks some of the {len(listed)} values in row(s) {shorten(short)}; expected one "
-                "for each class, or none for a missing answer: the file may be truncated"
+                f"path: {path} lacks some of the {len(listed)} values of {shorten(samples)}; expected one for each "
+                "class, or none for a missing answer: the file may be truncated"
             )
-        files = table["file"].fillna("").tolist() if "file" in columns else [""] * len(table)
-        places = positions(table, self.unit, path) if self.unit else [""] * len(table)
         self.rows: dict[tuple[str, Any], list[tuple[list[str], int]]] = defaultdict(list)
-        for row, (file, place) in enumerate(zip(files, places, strict=True)):
-            parts = _parts(file)
+        for row, (name, place) in enumerate(names):
+            parts = _parts(name)
             self.rows[parts[0], _place(place)].append((parts, row))
         self._warned = False
 
@@ -137,72 +123,72 @@ class RecordedTable:
         return rows[0] if rows else None
 
 
-def read_recorded(path: str, key: str = "path") -> "DataFrame":
-    """Read a CSV file with names of samples; an empty cell is missing, and no other text is.
+class RecordedFile:
+    """A CSV file whose rows are named: ``file``, and ``line``, ``row`` or ``start_s`` where a file has several samples.
 
     Args:
         path: Path of the file.
         key: Argument that holds it, for messages.
 
-    Returns:
-        The table, whose columns have their names in canonical form; ``file``, ``label``, ``domain``, ``group`` and
-        ``split`` are texts.
+    Attributes:
+        columns: Names of the columns in canonical form.
+        unit: Column of the positions in a file; empty without one.
 
     Raises:
         InputError: If it cannot be read, or its first line does not name each column once.
     """
-    import pandas  # takes half a second, so it is imported only where tables are read
 
-    check_format(path, ("a table",))
-    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
-    try:
-        written = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-        names = [canonical_label(name) for name in written]
-        _check_names(f"{key}: {path}", names)
-        texts = dict.fromkeys(set(names) & _TEXTS, str)
-        table = pandas.read_csv(path, header=None, names=names, skiprows=1, dtype=texts, **how)
-    except InputError:
-        raise
-    except (ValueError, OSError) as error:  # pandas' own errors are kinds of ValueError
-        what = " ".join(str(error).split())[:200]
-        raise InputError(f"{key}: {path} cannot be read as CSV ({what})") from error
-    if not isinstance(table.index, pandas.RangeIndex):  # pandas takes surplus values for names of rows
-        raise InputError(f"{key}: {path} has more values in its rows than names in its first line; name every column")
-    return table
+    def __init__(self, path: str, key: str = "path") -> None:
+        check_format(path, ("a table",), key)
+        where = f"{key}: {path}"
+        try:
+            self._written = read_header(path)
+        except OSError as error:
+            raise InputError(f"{where} cannot be read ({error.strerror})") from error
+        if other := likely_delimiter(self._written):
+            raise InputError(f"{where} separates its columns by {other!r}; expected commas")
+        self.path, self.columns = path, [canonical_label(name) for name in self._written]
+        if "" in self.columns:
+            number = self.columns.index("") + 1
+            raise InputError(
+                f"{where} has no name for column {number}; name it, or leave it out (index=False of pandas)"
+            )
+        check_once(where, self.columns)
+        self.unit = next((name for name in _POSITIONS if name in self.columns), "")
+        if "file" not in self.columns and not self.unit:
+            raise InputError(
+                f"{where} has the columns {shorten(self.columns)}; expected file, the name of each sample's file, or "
+                f"one of {', '.join(_POSITIONS)}"
+            )
 
+    def read(
+        self, numbers: Sequence[str] = (), texts: Sequence[str] = ()
+    ) -> tuple[list[tuple[str, Any]], np.ndarray, dict[str, list[str]]]:
+        """Read some columns.
 
-def _check_names(where: str, names: Sequence[str]) -> None:
-    """Check that the first line of a table names each column once."""
-    if len(names) == 1 and (other := next((sign for sign in ";\t|" if sign in names[0]), None)):
-        raise InputError(f"{where} separates its columns by {other!r}; expected commas")
-    if "" in names:
-        raise InputError(
-            f"{where} has no name for column {names.index('') + 1}; name it, or leave it out (index=False of pandas)"
-        )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{where} has several columns {shorten(twice)}; rename or remove all but one")
+        Args:
+            numbers: Names of columns of numbers.
+            texts: Names of columns of texts; those that the file lacks are left out.
 
+        Returns:
+            The N samples, each by file and position, which are empty where they have no column; (N, len(numbers))
+            values, NaN for empty cells; and texts by column.
 
-def positions(table: "DataFrame", unit: str, path: str) -> list[float]:
-    """Return the lines, rows or starts of samples.
-
-    Args:
-        table: Table with samples.
-        unit: Name of the column.
-        path: Path of its file, for the message.
-
-    Raises:
-        InputError: If one is no number.
-    """
-    import pandas
-
-    found = pandas.to_numeric(table[unit], errors="coerce").to_numpy(np.float64)
-    if wrong := (np.flatnonzero(~np.isfinite(found)) + 2).tolist():
-        raise InputError(
-            f"path: {path} has a {unit} that is no number in row(s) {shorten(wrong)}; repair or remove them"
-        )
-    result: list[float] = found.tolist()
-    return result
+        Raises:
+            InputError: If a row does not match the columns, or a value is no number.
+        """
+        positions = [self.unit] if self.unit else []
+        own = [name for name in ("file", *texts) if name in self.columns]
+        as_written = dict(zip(self.columns, self._written, strict=True))
+        numeric, text = ([as_written[name] for name in part] for part in ([*positions, *numbers], own))
+        values, cells = read_columns(self.path, numeric, text, missing="")
+        found = dict(zip(own, cells.T.tolist(), strict=True))
+        files = found.pop("file", [""] * len(cells))
+        if not self.unit:
+            return [(file, "") for file in files], values, found
+        if wrong := (np.flatnonzero(~np.isfinite(values[:, 0])) + 2).tolist():
+            raise InputError(f"{self.path} has no {self.unit} in row(s) {shorten(wrong)}; fill them in, or remove them")
+        return list(zip(files, values[:, 0].tolist(), strict=True)), values[:, 1:], found
 
 
 def _parts(file: str) -> list[str]:

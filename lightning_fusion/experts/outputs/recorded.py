@@ -11,7 +11,7 @@ from lightning_fusion.data.names import as_labels, canonical_label
 from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.errors import InputError, shorten
-from lightning_fusion.experts.adapters.recorded import RecordedTable, positions, read_recorded
+from lightning_fusion.experts.adapters.recorded import RecordedFile, RecordedTable
 from lightning_fusion.experts.outputs.divided import select_rows
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 
@@ -70,29 +70,20 @@ class RecordedPredictions:
         """
         tables = {name: RecordedTable(path) for name, path in self._named.items()}
         source = self.labels or next(iter(self._named.values()))
-        samples = read_recorded(source, "predictions.labels")
-        columns = list(samples.columns)
-        if "label" not in columns:
+        samples = RecordedFile(source, "predictions.labels")
+        if "label" not in samples.columns:
             raise InputError(
-                f"predictions.labels: {source} has the columns {shorten(columns, 20)}; expected label, the class of "
-                "each sample" + ("" if self.labels else ", or a file with labels in predictions.labels")
+                f"predictions.labels: {source} has the columns {shorten(samples.columns, 20)}; expected label, the "
+                "class of each sample" + ("" if self.labels else ", or a file with labels in predictions.labels")
             )
-
-        def cells(column: str) -> list[Any] | None:
-            return samples[column].tolist() if column in columns else None
-
-        unit = next((name for name in ("line", "row", "start_s") if name in columns), "")
-        places = positions(samples, unit, source) if unit else None
-        labels = as_labels(["" if _empty(value) else value for value in cells("label") or ()], "predictions.labels")
+        keys, _, cells = samples.read(texts=("label", "domain", "group", "split"))
+        labels = as_labels(cells["label"], "predictions.labels")
         classes = sorted({label for table in tables.values() for label in table.classes})
         if unknown := sorted(set(labels) - set(classes)):
             raise InputError(
                 f"predictions.labels: {source} has the labels {shorten(map(repr, unknown))}, for which no file has a "
                 f"column; they have {shorten(classes, 20)}"
             )
-        files = ["" if _empty(value) else str(value) for value in cells("file") or [""] * len(labels)]
-        where: list[Any] = places or [""] * len(labels)
-        keys = list(zip(files, where, strict=True))
         if twice := [" ".join(map(str, key)).strip() for key, count in Counter(keys).items() if count > 1]:
             raise InputError(
                 f"predictions.labels: {source} has several rows for {shorten(map(repr, twice))}; expected one for each "
@@ -104,7 +95,7 @@ class RecordedPredictions:
                 f"predictions.files: {shorten(unanswered)} has no row for any sample of {source}; expected the same "
                 f"names of files, such as {keys[0][0] or keys[0][1]!r}"
             )
-        domains = ["" if _empty(value) else canonical_label(value) for value in cells("domain") or [""] * len(labels)]
+        domains = [canonical_label(value) for value in cells.get("domain", [""] * len(labels))]
         names = sorted(set(domains) - {""})
         whole = {
             "probabilities": said,
@@ -115,11 +106,12 @@ class RecordedPredictions:
         expert_classes = {name: table.classes for name, table in tables.items()}
         made = ExpertOutputs.from_arrays({"all": whole}, expert_classes, classes, names, self.expert_domains)
         part = made["all"]
-        known = list(dict.fromkeys(files))
-        position = None if places is None else np.array(places)
-        part.origins = Origins(known, np.array([known.index(file) for file in files]), position, unit)
-        groups = _groups(cells("group"), source) or (files if unit == "start_s" else None)
-        listed = cells("split")
+        files, unit = [file for file, _ in keys], samples.unit
+        known = {file: number for number, file in enumerate(dict.fromkeys(files))}
+        position = np.array([place for _, place in keys]) if unit else None
+        part.origins = Origins(list(known), np.array([known[file] for file in files]), position, unit)
+        groups = _groups(cells.get("group"), source) or (files if unit == "start_s" else None)
+        listed = cells.get("split")
         return {
             seed: ExpertOutputs(
                 made.classes,
@@ -159,9 +151,9 @@ def _by_stem(files: list[str]) -> dict[str, str]:
     return dict(zip(stems, files, strict=True))
 
 
-def _listed(splits: list[Any], source: str) -> np.ndarray:
+def _listed(splits: list[str], source: str) -> np.ndarray:
     """Return the (N,) split of each sample from the column of the labels."""
-    found = ["" if _empty(each) else canonical_label(each).lower() for each in splits]
+    found = [canonical_label(each).lower() for each in splits]
     if unknown := sorted(set(found) - set(_SPLITS)):
         raise InputError(
             f"predictions.labels: {source} has the splits {shorten(map(repr, unknown))}; expected train, val and test"
@@ -169,12 +161,8 @@ def _listed(splits: list[Any], source: str) -> np.ndarray:
     return np.array([_SPLITS.index(each) for each in found])
 
 
-def _groups(groups: list[Any] | None, source: str) -> list[Any] | None:
+def _groups(groups: list[str] | None, source: str) -> list[str] | None:
     """Return the groups from the column of the labels; samples without one would be a group."""
-    if without := [row for row, group in enumerate(groups or (), 2) if _empty(group)]:
+    if without := [row for row, group in enumerate(groups or (), 2) if not group]:
         raise InputError(f"predictions.labels: {source} has no group in row(s) {shorten(without)}; fill them in")
     return groups
-
-
-def _empty(value: Any) -> bool:
-    return value is None or value != value

@@ -29,7 +29,7 @@ def test_pairs_are_read_together(tmp_path):
     [
         ([*ROWS, ("  ", "good", "a")], {}, r"t\.csv, line 82: the text is empty; repair or remove it"),
         (ROWS, {"text": "body"}, r"t\.csv has no column body; its columns are text, label, domain; set text"),
-        (ROWS, {"columns": ["text", "text", "label"]}, r"has text twice among its columns; rename one"),
+        (ROWS, {"columns": ["text", "text", "label"]}, r"has more than one text among its columns; rename"),
         ([*ROWS, ("one", "good")], {}, r"line 82: found 2 values, expected 3 \(text, label, domain\); quote texts"),
         ([("one", "", "a"), ("two", " ", "b")], {}, "none of 2 texts of .* is labeled; change label or ignored_labels"),
         ([*ROWS, ("one", "good", " ")], {}, r"line 82: domain is empty; fill it in, or remove the row"),

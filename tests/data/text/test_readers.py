@@ -25,7 +25,7 @@ def test_lines_of_rows_that_go_over_several_lines(tmp_path):
         ('{"a": 1}\n{"a": 2', r"line 2: Expecting ',' delimiter; expected JSON objects, one per line"),
         ('{"a": 1}\n[2]', r"line 2: found no JSON object; expected one per row"),
         ('{"a": 1}\n\n{"b": 2}', r"line 3, has no column a; its columns are b; set text"),
-        ('{"a": 1, "a": 2}', r"line 1, has a twice among its columns"),
+        ('{"a": 1, "a": 2}', r"line 1, has more than one a among its columns"),
         ('[{"a": 1},\n{"a" 2}]', r"line 2: .*; expected JSON objects, one per line or in an array"),
         ('{"a": 1}\n\n\nno', r"line 4: Expecting value; expected JSON objects, one per line"),
         ('[{"a": 1},\n', r"line 1: the array does not end here"),

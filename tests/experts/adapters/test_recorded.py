@@ -93,5 +93,5 @@ def test_wrong_files_and_data_are_named(tmp_path, data, live):
     with pytest.raises(InputError, match="has the columns name, cat; expected file"):
         RecordedExpert(str(tmp_path / "q.csv"))
     (tmp_path / "q.csv").write_text("file,cat\na,high\n")
-    with pytest.raises(InputError, match="has values that are no numbers"):
+    with pytest.raises(InputError, match="row 2: cat is 'high'; expected a number"):
         RecordedExpert(str(tmp_path / "q.csv"))
