@@ -62,6 +62,22 @@ class Vocabulary(NamedTuple):
         return scatter(outputs, self.columns, len(self.classes))
 
 
+class ClassesOfVocabulary:
+    """Mixin of modules with a ``vocabulary``, whose classes are theirs."""
+
+    vocabulary: Vocabulary
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the task, in the order of the targets."""
+        return self.vocabulary.classes
+
+    @property
+    def expert_classes(self) -> dict[str, list[str]]:
+        """Classes of each expert, in the order of its outputs."""
+        return self.vocabulary.expert_classes
+
+
 class HasVocabulary(Protocol):
     """Module with a vocabulary, and a pool if it has experts."""
 

@@ -35,7 +35,7 @@ from lightning_fusion.experts.pool import (
 )
 from lightning_fusion.experts.preprocessing import carry_from_experts, data_preprocessing, release_new_samples
 from lightning_fusion.experts.queries import PoolQueries
-from lightning_fusion.experts.vocabulary import Vocabulary, take_order
+from lightning_fusion.experts.vocabulary import ClassesOfVocabulary, Vocabulary, take_order
 from lightning_fusion.foe.diagnostics import fuser_warnings
 from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
 from lightning_fusion.hooks import CheckedHooks
@@ -46,7 +46,9 @@ from lightning_fusion.optimization import TunableLearningRate, build_optimizer
 from lightning_fusion.sharing import SharedModel
 
 
-class FoEFuserModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoading, LightningModule):
+class FoEFuserModule(
+    SharedModel, TunableLearningRate, CheckedHooks, CheckedLoading, ClassesOfVocabulary, LightningModule
+):
     """Fusion of Experts for classification (Wang et al., ICLR 2024, section 3).
 
     The fuser F reads the concatenated softmax outputs of the experts and minimizes
@@ -182,16 +184,6 @@ class FoEFuserModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoad
         self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
         self._stored_experts: dict[str, Any] | None = None  # experts of the current store
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes of the task, in the order of the targets."""
-        return self.vocabulary.classes
-
-    @property
-    def expert_classes(self) -> dict[str, list[str]]:
-        """Classes of each expert, in the order of its outputs."""
-        return self.vocabulary.expert_classes
 
     # ----------------------------------------------------------- mathematics
 

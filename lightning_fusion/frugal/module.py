@@ -28,7 +28,7 @@ from lightning_fusion.experts.pool import (
 )
 from lightning_fusion.experts.preprocessing import carry_from_experts, data_preprocessing, release_new_samples
 from lightning_fusion.experts.queries import PoolQueries
-from lightning_fusion.experts.vocabulary import Vocabulary, take_order
+from lightning_fusion.experts.vocabulary import ClassesOfVocabulary, Vocabulary, take_order
 from lightning_fusion.frugal.policy import FrugalFoE
 from lightning_fusion.frugal.prediction import FrugalPrediction
 from lightning_fusion.frugal.state import ARGUMENTS
@@ -39,7 +39,7 @@ from lightning_fusion.sharing import SharedModel
 _POLICY = "policy."
 
 
-class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, LightningModule):
+class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabulary, LightningModule):
     """Fits, tests and serves a :class:`~lightning_fusion.FrugalFoE` policy.
 
     ``fit`` is one epoch that gathers the training rows of all processes and fits the policy on them; there is no
@@ -98,16 +98,6 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, LightningModule
         if self.policy.names:
             take_order(self, self.policy.classes)
             self._check(self._expert_metadata)
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes of the task, in the order of the targets."""
-        return self.vocabulary.classes
-
-    @property
-    def expert_classes(self) -> dict[str, list[str]]:
-        """Classes of each expert, in the order of its outputs."""
-        return self.vocabulary.expert_classes
 
     # --------------------------------------------------------------- deciding
 

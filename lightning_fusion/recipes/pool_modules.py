@@ -23,12 +23,12 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.preprocessing import data_preprocessing
 from lightning_fusion.experts.queries import PoolQueries
-from lightning_fusion.experts.vocabulary import Vocabulary
+from lightning_fusion.experts.vocabulary import ClassesOfVocabulary, Vocabulary
 from lightning_fusion.export.network import ExportedNetwork
 from lightning_fusion.export.rules import ConfidentRule, HeadRule, MeanRule, Rule, StackingRule, VoteRule
 
 
-class PoolModule(LightningModule, ABC):
+class PoolModule(ClassesOfVocabulary, LightningModule, ABC):
     """Base class of modules that predict with a pool of experts.
 
     Args:
@@ -40,16 +40,6 @@ class PoolModule(LightningModule, ABC):
         self.pool = pool
         self.vocabulary = Vocabulary.of(pool, None)
         self._queries = PoolQueries()
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes of the task."""
-        return self.vocabulary.classes
-
-    @property
-    def expert_classes(self) -> dict[str, list[str]]:
-        """Classes of each expert, in the order of its outputs."""
-        return self.vocabulary.expert_classes
 
     def exported_network(self) -> ExportedNetwork:
         """Return the network that a program contains.

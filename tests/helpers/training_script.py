@@ -91,29 +91,13 @@ def work(folder: Path, processes: int) -> None:
         torch.manual_seed(0)
         fuser = FoEFuserModule(**stored.fuser_arguments(), target=target, network=partial(MLPFuser, hidden=(6,)))
         train(fuser, OutputsDataModule(stored, batch_size=8 // processes), target)
-    torch.manual_seed(0)
-    unlike = ACoRLModule(
-        tiny.Net,
-        tiny.experts(features="body"),
-        "body",
-        classes=tiny.CLASSES,
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-    )
-    train(unlike, tiny.data(rows=even, batch_size=8 // processes), "complementary")
-    torch.manual_seed(0)
-    apart = ACoRLModule(
-        tiny.Net,
-        tiny.experts(features="body"),
-        "body",
-        classes=tiny.CLASSES,
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-        schedule=Constant(1.0),
-        adversary_steps=3,
-        layer_norm=True,
-        dissimilarity=StandardizedResidualMSE,
-        diversity=[ErrorDiversity(2.0)],
-    )
-    train(apart, tiny.data(rows=even, batch_size=8 // processes), "inner_steps")
+    for name, how in ACORL.items():
+        torch.manual_seed(0)
+        rate = partial(torch.optim.SGD, lr=0.1)
+        unlike = ACoRLModule(
+            tiny.Net, tiny.experts(features="body"), "body", classes=tiny.CLASSES, optimizer=rate, **how
+        )
+        train(unlike, tiny.data(rows=even, batch_size=8 // processes), name)
     texts = SyntheticTextDataModule(domain="domain_0", vocab_size=300, test_fraction=0.2, batch_size=8 // processes)
     torch.manual_seed(0)
     reader = ExpertModule(partial(TextBag, vocab_size=300, width=8, dropout=0.0), classes=texts.classes)
@@ -126,6 +110,18 @@ def work(folder: Path, processes: int) -> None:
     for name, rows in (("odd", FRUGAL_ROWS), ("even", {split: count + 1 for split, count in FRUGAL_ROWS.items()})):
         frugal(folder / name, trainer, tiny.outputs(rows=rows), processes)
 
+
+ACORL: dict[str, dict[str, Any]] = {
+    "complementary": {},
+    "inner_steps": {
+        "schedule": Constant(1.0),
+        "adversary_steps": 3,
+        "layer_norm": True,
+        "dissimilarity": StandardizedResidualMSE,
+        "diversity": [ErrorDiversity(2.0)],
+    },
+}
+"""Settings of ACoRLModule that are trained by one and by two processes."""
 
 HAT: dict[str, dict[str, Any]] = {
     "attention": {},

@@ -111,7 +111,9 @@ class BaseLabeledAudioDataModule(BaseAudioDataModule):
                 if (tree := layout.tree_of(split)) and not np.isin(layout.files_of(tree), labeled).any():
                     raise InputError(f"{split}_root: no recording under {layout.roots[tree]} is labeled; remove it")
             wanted = {"val": self.val_speakers, "test": self.test_speakers}
-            files = split_speakers(layout.select(labeled), wanted, {}, least=1, seed=self.seed).files
+            files = split_speakers(
+                layout.select(labeled), wanted, {}, least=1, seeds=dict.fromkeys(wanted, self.seed)
+            ).files
         files = {split: labeled[own] for split, own in files.items()}
         if self.unlabeled == "keep":
             files["train"] = np.union1d(files["train"], self._unlabeled_training(files))

@@ -56,16 +56,19 @@ class BaseSpeakerDataModule(BaseAudioDataModule):
         rows = self._row_numbers(split)
         if split not in self._trials:
             files = rows % len(self.layout.names)
-            drawn = self.test_seed if split == "test" and self.test_seed is not None else self.seed
-            self._trials[split] = draw_trials(
-                rows, self.layout.speaker[files], files, self.max_trials, drawn * 1009 + 3, split
-            )
+            drawn = self._draws[split] * 1009 + 3
+            self._trials[split] = draw_trials(rows, self.layout.speaker[files], files, self.max_trials, drawn, split)
         return self._trials[split]
 
     def cut(self) -> AudioSplit:
         """Assign speakers to splits; a trial list determines the speakers and files of its split."""
         wanted = {"val": self.val_speakers, "test": self.test_speakers}
-        return split_speakers(self.layout, wanted, self._lists, least=2, seed=self.seed, test_seed=self.test_seed)
+        return split_speakers(self.layout, wanted, self._lists, least=2, seeds=self._draws)
+
+    @property
+    def _draws(self) -> dict[str, int]:
+        """Seeds of the draws of held-out speakers and their trials, by split."""
+        return {"val": self.seed, "test": self.seed if self.test_seed is None else self.test_seed}
 
     def targets(self) -> np.ndarray:
         """Return the (N,) int64 index among the training speakers; -100 for other speakers."""

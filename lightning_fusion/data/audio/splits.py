@@ -78,8 +78,7 @@ def split_speakers(
     wanted: Mapping[str, Wanted],
     lists: Mapping[str, Trials],
     least: int,
-    seed: int,
-    test_seed: int | None = None,
+    seeds: Mapping[str, int],
 ) -> AudioSplit:
     """Assign speakers to disjoint splits.
 
@@ -91,8 +90,7 @@ def split_speakers(
         wanted: Speakers of the splits ``val`` and ``test``.
         lists: Trial lists of these splits, if given.
         least: Minimum number of speakers of each split.
-        seed: Seed of the draw.
-        test_seed: Seed of the draw of test speakers; ``None`` means ``seed``.
+        seeds: Seeds of the draws of these splits.
 
     Raises:
         InputError: If a speaker is in two splits or unknown, or too few speakers are left.
@@ -127,8 +125,7 @@ def split_speakers(
     for purpose, split in enumerate(("test", "val"), 1):
         if split not in held:
             rest = np.setdiff1d(pool, np.concatenate([np.empty(0, np.int64), *held.values()]))
-            drawn = test_seed if split == "test" and test_seed is not None else seed
-            held[split] = _draw(split, wanted[split], rest, len(pool), least, drawn * 1009 + purpose)
+            held[split] = _draw(split, wanted[split], rest, len(pool), least, seeds[split] * 1009 + purpose)
     train = np.setdiff1d(pool, np.concatenate(list(held.values())))
     if len(train) < least:
         raise InputError(
