@@ -89,7 +89,10 @@ class Forecast:
 
     @property
     def pays(self) -> bool:
-        """Whether all conditions that can be seen hold; without shifted samples that is R2 alone."""
+        """Whether all conditions that can be seen hold; without shifted samples that is R2 alone.
+
+        Of several seeds, :func:`verdict` says what they tell together.
+        """
         return all(self._conditions().values())
 
     @property
@@ -146,6 +149,28 @@ class Forecast:
         if not math.isnan(self.other_trained):
             conditions["trained"] = self.other_trained - self.chance_trained >= LEAST_OTHER
         return conditions
+
+
+def verdict(forecasts: Sequence[Forecast]) -> str:
+    """Return what the forecasts of several seeds say together: ``pays``, ``does not pay`` or ``uncertain``.
+
+    The majority decides. R2 alone decides where all seeds are on one side of its threshold: where they are on both
+    sides, and most have no objection, the forecast is uncertain (our choice).
+
+    Args:
+        forecasts: One for each seed.
+
+    Example:
+        >>> low, high = (Forecast(r2, 0.9, 0.1, 0.5, chance=0.1, samples=100) for r2 in (0.3, 0.4))
+        >>> verdict([low, low]), verdict([low, low, high]), verdict([low, high, high])
+        ('does not pay', 'uncertain', 'pays')
+    """
+    paying = sum(found.pays for found in forecasts)
+    if paying > len(forecasts) / 2:
+        return "pays"
+    if paying and sum(not found.objections for found in forecasts) > len(forecasts) / 2:
+        return "uncertain"
+    return "does not pay"
 
 
 def build_probe(**arguments: Any) -> ACoRLModule:

@@ -7,7 +7,7 @@ import torch
 from helpers import tiny
 
 from lightning_fusion import Expert, ExpertModule, ExpertPool, collect
-from lightning_fusion.acorl.forecast import Forecast, Learned, build_probe, forecast, learned_from
+from lightning_fusion.acorl.forecast import Forecast, Learned, build_probe, forecast, learned_from, verdict
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
 
@@ -52,6 +52,20 @@ def test_without_shifted_samples_r2_decides_and_the_rest_is_said_to_be_unknown()
     few = {"other": math.nan, "other_trained": math.nan, "samples": 20}
     assert made_forecast(**few).pays and not made_forecast(shifted=0.55, **few).pays
     assert made_forecast(**few).reasons[-1] == "20 shifted samples, fewer than 50, tell nothing of other cues"
+
+
+@pytest.mark.parametrize(
+    ("r2", "shifted", "says"),
+    [
+        ([0.50, 0.38, 0.60, 0.60, 0.60], [0.11, 0.19, 0.09, 0.11, 0.11], "pays"),  # digits, .9
+        ([0.13, 0.19, 0.30, 0.28, 0.21], [0.11, 0.12, 0.09, 0.10, 0.10], "does not pay"),  # digits, 1, gaps
+        ([0.209, 0.298, 0.404], [0.11, 0.17, 0.11], "uncertain"),  # digits, .95, which paid
+        ([0.33, 0.45, 0.52], [0.73, 0.73, 0.64], "does not pay"),  # books, kitchen: R2 on both sides, with objections
+    ],
+)
+def test_r2_alone_decides_where_all_seeds_agree_on_it(r2, shifted, says):
+    found = [made_forecast(r2=one, shifted=other) for one, other in zip(r2, shifted, strict=True)]
+    assert verdict(found) == says
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_fusion import plotting
-from lightning_fusion.acorl.forecast import Forecast, build_probe, forecast, learned_from
+from lightning_fusion.acorl.forecast import LEAST_R2, Forecast, build_probe, forecast, learned_from, verdict
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError, shorten
@@ -34,6 +34,11 @@ from lightning_fusion.recipes.seed_run import (
 
 PROBE, EXPERTS, FEW = "probe", "experts", "network of few shifted samples"
 SHIFTED = "shifted accuracy"
+_SAID = {
+    "pays": "is likely to pay",
+    "does not pay": "is not likely to pay",
+    "uncertain": f"may pay or not, as seeds are on both sides of an R2 of {LEAST_R2:g}, which alone speaks against it",
+}
 
 
 def acorl_forecast(
@@ -138,6 +143,8 @@ class _Forecasts(Recipe):
         report.text = [
             line for seed, found in zip(run.seeds, self.found, strict=True) for line in (_said(seed, found), "")
         ]
+        if len(self.found) > 1:
+            report.text += [f"All seeds: the reversal {_SAID[verdict(self.found)]}.", ""]
         report.notes += data_notes(self.data)
 
     def figures(self, run: Run) -> Figures:
@@ -243,5 +250,4 @@ class Probe:
 
 
 def _said(seed: int, found: Forecast) -> str:
-    says = "is likely to pay" if found.pays else "is not likely to pay"
-    return f"seed {seed}  forecast: the reversal {says}: {'; '.join(found.reasons)}"
+    return f"seed {seed}  forecast: the reversal {_SAID[verdict([found])]}: {'; '.join(found.reasons)}"

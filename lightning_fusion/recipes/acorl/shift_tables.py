@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_fusion.acorl.forecast import Forecast
+from lightning_fusion.acorl.forecast import LEAST_R2, Forecast, verdict
 from lightning_fusion.markdown import markdown_table
 from lightning_fusion.recipes.acorl.arms import PLAIN, REWEIGHTING, Arm
 from lightning_fusion.recipes.acorl.selection import Choice
@@ -118,17 +118,17 @@ def _chosen(report: Report, choices: Mapping[str, Sequence[Choice]]) -> list[str
     )
     if not choices:
         return [f"No strength was chosen: {without}", ""]
-    rows = [
-        [label, str(seed), choice.arm, choice.reason]
-        for label, found in choices.items()
-        for seed, choice in zip(report.config["seeds"], found, strict=True)
-    ]
+    told: dict[tuple[int, str], dict[str, str]] = {}  # a forecast that objects does so with and without reweighting
+    for label, found in choices.items():
+        for seed, choice in zip(report.config["seeds"], found, strict=True):
+            told.setdefault((seed, choice.reason), {})[label] = choice.arm
+    rows = [[", ".join(arms), str(seed), ", ".join(arms.values()), reason] for (seed, reason), arms in told.items()]
     rule = (
         "Strength by shifted samples: 0 where the forecast by them objects (the first member does not live on a cue "
         "that breaks, or no other cue is at hand), else that of the best pair on them, of equal ones the smallest; "
         f"{without}"
     )
-    return [rule, "", *markdown_table(["row", "seed", "arm", "reason"], rows), ""]
+    return [rule, "", *markdown_table(["rows", "seed", "arms", "reason"], rows), ""]
 
 
 def _gains(report: Report, arms: Sequence[str]) -> list[str]:
@@ -197,8 +197,9 @@ def _forecasts(report: Report, reversals: Sequence[str], forecasts: Sequence[For
         ]
         for seed, found in zip(report.config["seeds"], forecasts, strict=True)
     ]
-    likely = sum(found.pays for found in forecasts) > len(forecasts) / 2
-    says = "pays" if likely else "does not pay"
+    says = verdict(forecasts)
+    if says == "uncertain":
+        says += f" (seeds are on both sides of an R2 of {LEAST_R2:g}, which alone speaks against it)"
     columns = ["seed", "R2", "first member", "shifted", "few-sample network (chance)", "as trained", "the reversal"]
     results = [(name, gain(report, "member", name, SHIFTED)) for name in reversals]
     return [
