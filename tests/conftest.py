@@ -10,6 +10,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from helpers import warm
 
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent)  # of figures with fewer pixels, in other processes too
 
@@ -22,6 +23,7 @@ def pytest_collection() -> None:
     from lightning.fabric.utilities import registry
 
     torch.set_num_threads(1)
+    warm.start()  # before anything of this library is imported
     registry.entry_points = cache(registry.entry_points)  # each Trainer looks through all installed packages
     # a change is judged by its own examples, not by luck; "search" draws more of them
     settings.register_profile("repeatable", derandomize=True, max_examples=50)
@@ -46,6 +48,11 @@ def pytest_collection_finish() -> None:
     """Collect garbage of the tests, without another look at what was imported."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """End what waits for processes to start."""
+    warm.stop()
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import tiny, training_script
+from helpers import tiny, training_script, warm
 from helpers.processes import together
 from helpers.training_script import HAT
 
@@ -131,8 +132,9 @@ def test_a_policy_is_fitted_on_the_rows_of_all_processes(folders, name):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("strategy", "processes"), [("ddp_spawn", 1), ("ddp_fork", 2)])
-def test_processes_of_the_trainer_do_what_one_does(tmp_path, strategy, processes):
+def test_processes_of_the_trainer_do_what_one_does(tmp_path, monkeypatch, strategy, processes):
     """Data and modules reach a spawned process pickled; weights and stores come back from all kinds."""
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(warm.python()))
     found = []
     for several in ({}, {"devices": processes, "strategy": strategy}):
         torch.manual_seed(0)

@@ -1,13 +1,12 @@
 import errno
 import os
 import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from helpers import sealed
+from helpers import sealed, warm
 
 from lightning_fusion import store as module
 from lightning_fusion.errors import InputError
@@ -174,7 +173,7 @@ class TestReplacing:
         with StoreWriter(tmp_path, "test"):
             with pytest.raises(InputError, match=r"another process is writing .*; wait for it"):
                 save(tmp_path, overwrite=True)
-            other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            other = subprocess.run([warm.python(), "-c", code], capture_output=True, text=True, check=False)
             assert other.returncode and "another process is writing" in other.stderr
         save(tmp_path)
 

@@ -2,10 +2,10 @@ import csv
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import warm
 from helpers.command_line import read, write_yaml
 
 from lightning_fusion.cli import sweep as sweeping
@@ -246,6 +246,10 @@ def test_metrics_of_a_recipe_are_those_of_its_method_on_validation():
 class TestProcesses:
     """Trials in processes of their own, as a user runs them."""
 
+    @pytest.fixture(autouse=True)
+    def _python(self, monkeypatch):
+        monkeypatch.setattr("sys.executable", warm.python())
+
     def test_a_training_run_is_a_trial(self):
         words = ["${program}", "fit", "-c", "experts/digits.yaml", "--overwrite=true", "${args}"]
         write_yaml(
@@ -260,7 +264,7 @@ class TestProcesses:
     def test_a_trial_ends_with_a_sweep_that_is_killed(self):
         """A process whose standard input is closed by the end of the one that started it."""
         script = "import time; from lightning_fusion.cli.trial import end_with_sweep; end_with_sweep(); time.sleep(60)"
-        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+        process = subprocess.Popen([warm.python(), "-c", script], stdin=subprocess.PIPE)
         process.stdin.close()
         assert process.wait(50) == -signal.SIGTERM
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from helpers import data_files, language_models, models
+from helpers import data_files, language_models, models, warm
 from lightning_fusion.cli import commands, training
 from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
@@ -230,10 +230,10 @@ def refused(args: list[str]) -> str:
 
 
 def shell(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run a program of this Python's environment as a user does from a folder."""
-    program = str(Path(sys.executable).parent / command[0])
+    """Run ``python`` or another program of its environment as a user does from a folder."""
+    program = [] if command[0] == "python" else [str(Path(sys.executable).parent / command[0])]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
-    words = [program, *command[1:]]
+    words = [warm.python(), *program, *command[1:]]
     return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
 

@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
-from helpers import TESTS
+from helpers import TESTS, warm
 
 
 def environment() -> dict[str, str]:
@@ -19,5 +18,5 @@ def run_module(
     module: ModuleType, *arguments: str, cwd: Path, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run a module of the helpers as a script, from another folder."""
-    command = [sys.executable, "-m", module.__name__, *arguments]
+    command = [warm.python(), "-m", module.__name__, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment())

@@ -1,4 +1,4 @@
-"""Locales and terminals of other encodings than UTF-8: files are UTF-8, and no print fails."""
+"""Locales and terminals of other encodings than UTF-8: files are UTF-8, and no print fails; and another hash seed."""
 
 import io
 import json
@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import TESTS
+from sklearn.linear_model import LogisticRegression
 
+from lightning_fusion.experts.identity import state_digest
 from lightning_fusion.terminal import open_console
 
 CONFIGS = TESTS.parent / "configs"
@@ -37,7 +40,10 @@ import torch
 from helpers import tiny
 from lightning_fusion import Expert, ExpertPool, collect, diagnose
 from lightning_fusion.cli.main import main
-from lightning_fusion.recipes.report import Report
+from lightning_fusion.experts.identity import state_digest
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+print(state_digest([{{"b", "a", "c"}}, LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), {{"x": 1.5}}]))
 pool = ExpertPool({{"東京 …": Expert(tiny.Net(2), classes=["chät", "dog"])}}, ["chät", "dog"])
 data = {{split: (torch.randn(40, 4), torch.arange(40) % 2) for split in ("train", "test")}}
 outputs = collect(pool, data, {folder!r} + "/store", trainer=tiny.trainer())
@@ -51,13 +57,15 @@ main()
 
 @pytest.mark.slow
 def test_the_library_and_the_command_line_in_another_locale(tmp_path):
-    environment = {**os.environ, **ASCII, "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, **ASCII, "PYTHONIOENCODING": "ascii", "PYTHONHASHSEED": "7"}
     code = tmp_path / "script.py"
     code.write_text(COLLECTED.format(tests=str(TESTS), folder=str(tmp_path)), encoding="utf-8")
     config = tmp_path / "own.yaml"
     config.write_text(f"store: {tmp_path}/store  # der schönste Ort …\n", encoding="utf-8")
     done = subprocess.run([sys.executable, code], env=environment, capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr.decode("latin-1")[-2000:]
+    state = [{"b", "a", "c"}, LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), {"x": 1.5}]
+    assert done.stdout.split()[0].decode() == str(state_digest(state))  # whatever the seed of hashes
     for folder in ("diagnosis", "second"):
         assert "東京" in json.dumps(
             json.loads(Path(tmp_path / folder / "diagnosis.json").read_text(encoding="utf-8")), ensure_ascii=False
