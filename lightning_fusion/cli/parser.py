@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
 import lightning_fusion
+from lightning_fusion.cli.faults import ExpertErrors, invalid_experts
 from lightning_fusion.cli.help import classes
 from lightning_fusion.cli.messages import condense, nearest_option, origin
 from lightning_fusion.data.names import canonical_label
@@ -34,7 +35,9 @@ from lightning_fusion.experts.adapters import (  # noqa: F401  # found by class 
     transformers,
     xgboost,
 )
+from lightning_fusion.experts.expert import Expert
 
+_EXPERTS = ExpertErrors()
 _SUBCLASSES = re.compile(r"known subclasses: ([\w., ]+)")
 
 
@@ -65,6 +68,12 @@ class FusionArgumentParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own: dict[str, Any] = {"allow_abbrev": False, "formatter_class": FusionHelpFormatter}
         super().__init__(*args, **(own | kwargs))
+        self.add_instantiator(_EXPERTS, Expert)
+
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Instantiate all classes; an error has the messages of all experts."""
+        with _EXPERTS.collected(cfg.as_dict() if isinstance(cfg, Namespace) else cfg):
+            return super().instantiate_classes(cfg, **kwargs)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Format the help with all classes of this library, which are imported first."""
@@ -133,11 +142,13 @@ def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
     except InputError as error:
         if short == list(args):
             _raise_without_class(args, error)
+            _raise_of_all_experts(args, error)
             raise
     try:
         return parser.parse_args(short)
     except InputError as error:
         _raise_without_class(short, error)
+        _raise_of_all_experts(short, error)
         raise
 
 
@@ -205,6 +216,16 @@ def _raise_without_class(args: Sequence[str], error: InputError) -> None:
             raise InputError(
                 f"{option[2:]}: {found[1]} has no class; give --{found[1]}=CLASS before this option"
             ) from error
+
+
+def _raise_of_all_experts(args: Sequence[str], error: InputError) -> None:
+    """Raise InputError for all experts of configuration files, if the error is that of one of them."""
+    parser = FusionArgumentParser()
+    parser.add_argument("--expert", type=Expert)
+    found = invalid_experts(args, lambda spec: parser.parse_object({"expert": spec}))
+    told = {name: str(each).removeprefix("expert: ") for name, each in found.items()}
+    if any(text in str(error) for text in told.values()):
+        raise InputError("; ".join(f"experts.{name}: {text}" for name, text in told.items())) from error
 
 
 def _optional(key: str, default: Any, *, _root_: Any) -> Any:

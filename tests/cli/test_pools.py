@@ -19,6 +19,7 @@ from lightning_fusion import ExpertOutputs
 from lightning_fusion.cli.config import shipped_configs
 from lightning_fusion.cli.main import main
 from lightning_fusion.cli.pools import adapted
+from lightning_fusion.errors import InputError
 
 CLASSES = models.CLASSES
 
@@ -145,3 +146,24 @@ def test_a_pool_alone_is_no_training(tmp_path):
     content = {"experts": {"a": {"class_path": "lightning_fusion.Expert", "init_args": {"checkpoint": "a.pth"}}}}
     with pytest.raises(ValueError, match="has the key experts, which fit does not take; it is a file for collect"):
         main(["fit", "-c", write_yaml(tmp_path / "pool.yaml", content)])
+
+
+def test_the_errors_of_all_experts_come_in_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "a": ("lightning_fusion.Expert", {"checkpoint": "a.ckpt"}),
+        "b": ("lightning_fusion.Expert", {"checkpoint": "b.ckpt", "klasses": CLASSES}),
+        "c": ("lightning_fusion.Expertt", {"checkpoint": "c.ckpt"}),
+    }
+    content = {"experts": {name: {"class_path": kind, "init_args": how} for name, (kind, how) in given.items()}}
+    arguments = ["-c", write_yaml(tmp_path / "pool.yaml", content), "--data=DigitsDataModule", "--output=store"]
+    with pytest.raises(InputError, match=r"^experts.b: Option 'klasses' is .*; experts.c: found no class .*Expertt"):
+        main(["collect", *arguments])
+    for name, (_, how) in given.items():
+        how.pop("klasses", None)
+        content["experts"][name] = {"class_path": "lightning_fusion.Expert", "init_args": how}
+    write_yaml(tmp_path / "pool.yaml", content)
+    with pytest.raises(
+        InputError, match=r"^experts.a: checkpoint: .* a.ckpt; experts.b: .* b.ckpt; experts.c: .* c.ckpt"
+    ):
+        main(["collect", *arguments])
