@@ -17,7 +17,8 @@ from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.acorl.projection import Adversary
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
+from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.schedules import Constant
 
 INNER_STEPS: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}

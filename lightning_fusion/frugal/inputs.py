@@ -16,7 +16,7 @@ from lightning_fusion.data.targets import as_targets, check_meaning, names_class
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import column_names, in_order
 from lightning_fusion.experts.outputs.seen import describe_seen
-from lightning_fusion.experts.outputs.store import OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
 from lightning_fusion.experts.pool import check_same_experts
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.errors import InputError
-from lightning_fusion.experts.outputs.store import OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
 from lightning_fusion.frugal.arguments import (
     TRADE_OFF,
     TRADE_OFFS,

@@ -14,7 +14,7 @@ from lightning_fusion.experts.outputs.earlier import Earlier
 from lightning_fusion.experts.outputs.journal import Journal
 from lightning_fusion.experts.outputs.loaders import check_whole, expected_rows
 from lightning_fusion.experts.outputs.seen import seen_samples
-from lightning_fusion.experts.outputs.store import OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
 from lightning_fusion.experts.outputs.values import origin_arrays, origin_names
 from lightning_fusion.store import StoreWriter, release
 

@@ -64,7 +64,7 @@ def check_stored_split(name: str, part: Any, metadata: Mapping[str, Any], values
 
     Args:
         name: Name of the split.
-        part: The split, an :class:`~.store.OutputsSplit`.
+        part: The split, an :class:`~.split.OutputsSplit`.
         metadata: Checked metadata of the store.
         values: Check the values as well, which reads all bytes.
 

@@ -12,7 +12,8 @@ from lightning_fusion.data.samplers import SlicedDataModule
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.outputs.seen import check_unseen
-from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
+from lightning_fusion.experts.outputs.store import ExpertOutputs
 
 
 class OutputsBatch(NamedTuple):

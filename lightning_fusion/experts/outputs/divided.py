@@ -9,7 +9,8 @@ from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.outputs.seen import MAJORITY
-from lightning_fusion.experts.outputs.store import ExpertOutputs, OutputsSplit
+from lightning_fusion.experts.outputs.split import OutputsSplit
+from lightning_fusion.experts.outputs.store import ExpertOutputs
 
 _HELD = 0.2  # fraction of a divided split that validates, as in OutputsDataModule
 
