@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ class MLPFuser(nn.Module):
         dropout: Dropout probability after the last hidden layer; 0 in that experiment, 0.5 for generative tasks.
 
     Example:
+        >>> import torch
         >>> MLPFuser(400, 20)(torch.zeros(3, 400)).shape
         torch.Size([3, 20])
     """
@@ -54,6 +54,7 @@ class RepresentationFuser(nn.Module):
         dropout: Dropout probability of the inputs and of the hidden layers.
 
     Example:
+        >>> import torch
         >>> RepresentationFuser(4 + 64, 2)(torch.zeros(3, 68)).shape
         torch.Size([3, 2])
     """
@@ -79,48 +80,3 @@ class RepresentationFuser(nn.Module):
             standardized = self.norm(inputs)
         logits: Tensor = self.layers(standardized)
         return logits
-
-
-def draw_expert_target(expert_targets: Tensor, index: Tensor, seed: int = 0) -> Tensor:
-    """Draw one expert trained on each sample's domain at random, as a function of the sample's index.
-
-    The FoE paper draws one expert if several were trained on the sample's class. The draw is a hash of (seed, sample,
-    expert), so it depends neither on the order of samples nor on the process or device.
-
-    Args:
-        expert_targets: (B, K) bool, the experts trained on each sample's domains.
-        index: (B,) int64 sample numbers.
-        seed: Random seed of the draw.
-
-    Returns:
-        (B,) int64 expert numbers; -100, which cross-entropy ignores, for samples without an expert target.
-
-    Example:
-        >>> draw_expert_target(torch.tensor([[False, True], [False, False]]), torch.tensor([4, 5]))
-        tensor([   1, -100])
-    """
-    expert = torch.arange(expert_targets.shape[1], device=expert_targets.device)
-    value = index[:, None] * 1_000_003 + expert + seed * 7_919
-    for factor in (0x9E3779B97F4A7C1, 0x3F58476D1CE4E5B9):  # wrap-around multiplication and shifts mix all bits
-        value = (value ^ (value >> 31)) * factor
-    drawn = value.bitwise_and(0x7FFFFFFF).masked_fill(~expert_targets, -1).argmax(1)
-    return drawn.masked_fill(~expert_targets.any(1), -100)
-
-
-def best_expert_target(expert_targets: Tensor, domain: Tensor, accuracy: Tensor) -> Tensor:
-    """Return the expert target with the highest validation accuracy on the sample's domains; the first of equals.
-
-    Args:
-        expert_targets: (B, K) bool, the experts trained on each sample's domains.
-        domain: (B, D) bool, the domains of each sample.
-        accuracy: (D, K) validation accuracy of each expert on each domain.
-
-    Returns:
-        (B,) int64 expert numbers; -100 for samples without an expert target.
-
-    Example:
-        >>> best_expert_target(torch.tensor([[True, True]]), torch.tensor([[True]]), torch.tensor([[0.6, 0.7]]))
-        tensor([1])
-    """
-    score = (domain.to(accuracy.dtype) @ accuracy).masked_fill(~expert_targets, -1.0)
-    return score.argmax(1).masked_fill(~expert_targets.any(1), -100)

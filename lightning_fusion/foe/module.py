@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -22,7 +21,6 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import run_network
 from lightning_fusion.experts.outputs.datamodule import OutputsBatch, OutputsDataModule
 from lightning_fusion.experts.outputs.seen import warn_seen
-from lightning_fusion.experts.outputs.store import expert_target_matrix
 from lightning_fusion.experts.pool import (
     POOL,
     ExpertPool,
@@ -37,7 +35,9 @@ from lightning_fusion.experts.preprocessing import carry_from_experts, data_prep
 from lightning_fusion.experts.queries import PoolQueries
 from lightning_fusion.experts.vocabulary import ClassesOfVocabulary, Vocabulary, take_order
 from lightning_fusion.foe.diagnostics import fuser_warnings
-from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser, best_expert_target, draw_expert_target
+from lightning_fusion.foe.fusers import MLPFuser, RepresentationFuser
+from lightning_fusion.foe.stored import check_stored, unanswered
+from lightning_fusion.foe.targets import ExpertTarget
 from lightning_fusion.hooks import CheckedHooks
 from lightning_fusion.metrics.diversity import BestExpertAccuracy
 from lightning_fusion.metrics.logging import SampleMean, SplitMetrics, accuracy_of, log_train, logs_step
@@ -130,7 +130,7 @@ class FoEFuserModule(
         self.vocabulary = Vocabulary.of(self.pool, expert_classes, classes)
         if self.pool is not None:
             expert_domains = {name: expert.domains or [] for name, expert in self.pool.members.items()}
-        self.target, self.expert_target, self.seed, self.save_experts = target, expert_target, seed, save_experts
+        self.target, self.save_experts = target, save_experts
         if target not in ("label", "expert") or expert_target not in ("random", "best"):
             raise InputError(
                 f"target is {target!r}, expert_target is {expert_target!r}; expected label or expert, random or best"
@@ -139,10 +139,9 @@ class FoEFuserModule(
             raise InputError(f"mean_weight is {mean_weight}; expected 0 or more, below 1, and target: label if above 0")
         self.mean_weight = mean_weight
         check_domains(expert_domains or {}, domains or [])
-        expert_targets = expert_target_matrix(
-            domains or [], expert_domains or {name: [] for name in self.expert_classes}
-        )
-        if target == "expert" and not expert_targets.any():
+        known = expert_domains or {name: [] for name in self.expert_classes}
+        self.expert_target = ExpertTarget(domains or [], known, expert_target, seed)
+        if target == "expert" and not self.expert_target.trained_on.any():
             raise InputError(
                 "target: expert requires the domains of the experts: no expert's domains are among the data's "
                 f"domains ({domains}); set the experts' domains, or target: label"
@@ -153,8 +152,6 @@ class FoEFuserModule(
             domains=domains,
             expert_domains=expert_domains,
         )
-        self.expert_targets: Tensor
-        self.register_buffer("expert_targets", expert_targets, persistent=False)
         self.representation_dims = dict(representation_dims or {})
         if self.representation_dims and list(self.representation_dims) != list(self.expert_classes):
             raise InputError(
@@ -180,7 +177,6 @@ class FoEFuserModule(
         self.metrics = SplitMetrics(metrics, metric)
         self._queries = PoolQueries(on_failure)
         self._classes_fixed = False  # by a fit, or a checkpoint
-        self._best_accuracy: Tensor | None = None
         self._expert_metadata: dict[str, Any] | None = None if self.pool is None else self.pool.metadata()
         self._stored_experts: dict[str, Any] | None = None  # experts of the current store
         self._optimizer, self._scheduler, self._interval = optimizer, scheduler, scheduler_interval
@@ -281,28 +277,12 @@ class FoEFuserModule(
         )
         return OutputsBatch(self._query(input), batch.target, batch.domain, batch.index)
 
-    def _expert_target(self, batch: OutputsBatch) -> tuple[Tensor, Tensor]:
-        """Return the (B,) expert target, and (B, K) bool, all experts trained on the sample's domain that answered."""
-        if batch.domain.shape[1] != len(self.expert_targets):
-            raise InputError(
-                f"target: expert needs the domains of each sample; the loader yields {batch.domain.shape[1]} domain "
-                f"columns, expected {len(self.expert_targets)}; give IndexedDataset(dataset, domains), or target: label"
-            )
-        expert_targets = (batch.domain.to(torch.float32) @ self.expert_targets.to(torch.float32)) > 0
-        expert_targets = expert_targets & ~self._spread(batch.outputs).isnan().any(2)
-        if self.expert_target == "random":
-            return draw_expert_target(expert_targets, batch.index, self.seed), expert_targets
-        assert self._best_accuracy is not None
-        return best_expert_target(
-            expert_targets, batch.domain, self._best_accuracy.to(expert_targets.device)
-        ), expert_targets
-
     # ----------------------------------------------------------------- steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch; log it every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
-        goal = batch.target if self.target == "label" else self._expert_target(batch)[0]
+        goal = batch.target if self.target == "label" else self.expert_target(batch, self._spread(batch.outputs))[0]
         own = self.target == "label" and type(self).fuse is not FoEFuserModule.fuse
         logits = self._fuse(batch.outputs) if own else self._logits(batch.outputs)
         loss: Tensor = self.loss(logits.float(), goal)
@@ -335,10 +315,10 @@ class FoEFuserModule(
             logits = answer = self._fuse(batch.outputs)
         else:
             logits = self._logits(batch.outputs)
-            goal, expert_targets = self._expert_target(batch)
+            goal, experts = self.expert_target(batch, self._spread(batch.outputs))
             chosen = self._choose(batch.outputs, logits)
             answer = self._answer(batch.outputs, chosen)
-            right = expert_targets[torch.arange(len(expert_targets), device=expert_targets.device), chosen]
+            right = experts[torch.arange(len(experts), device=experts.device), chosen]
             self.metrics[split]["choice_accuracy"].update(right.float())
         self.metrics.count(split, answer, batch.target, self.loss(logits.float(), goal))
         self.metrics.log(self, split, batch)
@@ -394,8 +374,9 @@ class FoEFuserModule(
             carry_from_experts(self.pool.members.values(), self.trainer)
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)
+        by_accuracy = self.target == "expert" and self.expert_target.choice == "best"
         if not isinstance(data, OutputsDataModule):
-            if self.expert_target == "best" and self.target == "expert" and stage != "predict":
+            if by_accuracy and stage != "predict":
                 raise InputError(
                     "expert_target: best needs stored outputs; use OutputsDataModule as data, or expert_target: random"
                 )
@@ -404,28 +385,12 @@ class FoEFuserModule(
                 warn_seen(self.pool.members, data)
             return
         outputs = data.outputs
-        for name, own in self.expert_classes.items():
-            if (found := outputs.expert_classes.get(name, own)) != own:
-                raise InputError(
-                    f"the store {outputs.path or 'in memory'} has the classes {shorten(found, 20)} of expert {name}; "
-                    f"the fuser was built for {shorten(own, 20)}, in this order"
-                )
-        outputs.check_experts("the fuser", self.expert_classes, self.classes)
-        if data.representation_dims != self.representation_dims:
-            raise InputError(
-                f"the data give representations of widths {data.representation_dims or 'none'}, the fuser reads "
-                f"{self.representation_dims or 'none'}; set representations of OutputsDataModule, or "
-                "representation_dims of the fuser"
-            )
+        check_stored(data, self.expert_classes, self.classes, self.representation_dims)
         if self.pool is not None:
             outputs.check_pool(self.pool)
         self._stored_experts = outputs.experts
-        for split, part in outputs.splits.items():
-            if count := int(np.asarray(part.missing).all(1).sum()):
-                rank_zero_warn(
-                    f"{count} of {len(part)} samples of {split} have no answer of any expert: their predictions do not "
-                    "depend on the sample"
-                )
+        for message in unanswered(outputs):
+            rank_zero_warn(message)
         if self.pool is None:
             try:
                 check_same_experts(self._expert_metadata or {}, self._stored_experts)
@@ -435,13 +400,8 @@ class FoEFuserModule(
                 rank_zero_warn(f"{error}; training continues on the outputs of these")
         if stage == "fit":
             self._expert_metadata = outputs.experts
-        if self.expert_target == "best" and self.target == "expert":
-            part = outputs["val"]
-            answered = torch.from_numpy(~np.asarray(part.missing))
-            right = torch.from_numpy(outputs.scattered("val").argmax(2) == part.target[:, None]) & answered
-            member = torch.from_numpy(part.domain.copy()).to(torch.float64)
-            counts = (member.T @ answered.to(torch.float64)).clamp_min(1)
-            self._best_accuracy = (member.T @ right.to(torch.float64) / counts).to(torch.float32)
+        if by_accuracy:
+            self.expert_target.measure(outputs["val"])
 
     def teardown(self, stage: str) -> None:
         """Release the experts, and report their failures."""
