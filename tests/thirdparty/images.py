@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
+from lightning_fusion.data.image.datamodule import BaseImageDataModule
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable
 
 
 class StripesDataModule(BaseImageDataModule):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_fusion.data.image.datamodule import ImageLayout, ImageTable
 from lightning_fusion.data.image.folders import ImageDataModule
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable
 from lightning_fusion.errors import InputError
 
 _CHUNK = 2048

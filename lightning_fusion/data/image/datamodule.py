@@ -1,8 +1,7 @@
 """Base class of all sources of images: roles, splits, domains, normalization and loaders."""
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +13,10 @@ from lightning_fusion.data.base import SPLITS, Stage, staged_property
 from lightning_fusion.data.domains import ModalityDataModule, chosen_domains, domain_matrix, local_classes
 from lightning_fusion.data.duplicates import SPLIT_NAMES, Samples, equal_rows
 from lightning_fusion.data.image.files import MEMORY_LIMIT_GB, ORIGINAL, ImageFiles, single_colors
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable, usable_images
 from lightning_fusion.data.image.new_images import read_new_images
-from lightning_fusion.data.image.superclasses import CIFAR100_SUPERCLASSES
+from lightning_fusion.data.image.superclasses import read_superclasses
 from lightning_fusion.data.names import (
-    as_labels,
     canonical_label,
     merge_forms,
     merge_message,
@@ -25,47 +24,12 @@ from lightning_fusion.data.names import (
     similar_message,
 )
 from lightning_fusion.data.normalization import Normalization
-from lightning_fusion.data.rows import NewRows, RowDataset, Rows
+from lightning_fusion.data.rows import NewRows, RowDataset
 from lightning_fusion.data.splits import stratified_split
 from lightning_fusion.data.statistics import image_statistics, mean_and_deviation
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest, row_digests
-
-
-@dataclass
-class ImageLayout:
-    """Classes and domains of a source, known before an image is decoded.
-
-    Attributes:
-        classes: Names of the C classes.
-        domains: Names of the D domains, if the source defines domains.
-        member: (C, D) bool, the classes of each domain.
-    """
-
-    classes: list[str]
-    domains: list[str] = field(default_factory=list)
-    member: np.ndarray | None = None
-
-
-@dataclass
-class ImageTable:
-    """All N images of a source.
-
-    Attributes:
-        images: (N, channels, H, W) uint8, or a reader that takes index tensors. The text ``identity(rows)`` of a
-            reader replaces the pixels in fingerprints.
-        label: (N,) int64, index of each image's class in the layout's ``classes``; -1 for unlabeled images.
-        domain: (N,) int64, index of each image's domain in the layout's ``domains``, if it has domains.
-        test: (N,) bool, the test split of the source, if it has one.
-        readable: (N,) bool, which images can be decoded. ``None`` means all.
-    """
-
-    images: Rows
-    label: np.ndarray
-    domain: np.ndarray | None = None
-    test: np.ndarray | None = None
-    readable: np.ndarray | None = None
 
 
 @dataclass
@@ -383,19 +347,7 @@ class BaseImageDataModule(ModalityDataModule):
             self.messages.warn(similar_message(names, "classes", "rename one, or merge them with superclasses"))
             self.messages.warn(missing_message(names, "classes", "leave these folders out"))
             return np.array([names.index(name) for name in classes]), names
-        if self.superclasses == "cifar100":
-            table = CIFAR100_SUPERCLASSES
-        else:
-            path = Path(self.superclasses)
-            if not path.is_file():
-                raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
-            try:
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
-                table = {canonical_label(name): as_labels(classes, "superclasses") for name, classes in content.items()}
-            except (AttributeError, TypeError, ValueError, RecursionError) as error:
-                raise InputError(
-                    f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"
-                ) from error
+        table = read_superclasses(self.superclasses)
         parent = {name: parent for parent, names in table.items() for name in names}
         if missing := [name for name in classes if name not in parent]:
             raise InputError(f"superclasses ({self.superclasses}) names no super-class for {shorten(missing)}")
@@ -479,27 +431,6 @@ class BaseImageDataModule(ModalityDataModule):
     ) -> tuple[np.ndarray, np.ndarray]:
         kept, held = stratified_split(strata[rows], fraction, seed=self.seed * 1009 + purpose)
         return rows[kept], rows[held]
-
-
-def usable_images(table: ImageTable) -> np.ndarray:
-    """Return (N,) bool, which images of a source can be decoded."""
-    return np.ones(len(table.label), bool) if table.readable is None else table.readable
-
-
-def resize_images(pixels: np.ndarray, image_size: int | Literal["original"] | None) -> Tensor:
-    """Convert (N, channels, H, W) pixels to a tensor, resized to squares of ``image_size`` pixels if it is a number.
-
-    Example:
-        >>> resize_images(np.zeros((2, 1, 8, 8), np.uint8), 4).shape
-        torch.Size([2, 1, 4, 4])
-    """
-    images = torch.from_numpy(np.ascontiguousarray(pixels))
-    if not isinstance(image_size, int) or images.shape[-1] == image_size:
-        return images
-    from torchvision.transforms.v2.functional import resize
-
-    result: Tensor = resize(images, [image_size, image_size], antialias=True)
-    return result
 
 
 def _union(parts: Iterable[np.ndarray]) -> np.ndarray:

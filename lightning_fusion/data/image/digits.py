@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_fusion.data.image.datamodule import ImageLayout, ImageTable, resize_images
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable, resize_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
 
 

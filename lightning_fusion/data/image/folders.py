@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lightning_fusion.data.base import Stage
 from lightning_fusion.data.duplicates import equal_files
-from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable
+from lightning_fusion.data.image.datamodule import BaseImageDataModule
 from lightning_fusion.data.image.files import MAX_MEGAPIXELS, MEMORY_LIMIT_GB, ImageFile, ImageFiles, list_images
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable
 from lightning_fusion.data.image.new_images import read_new_images
 from lightning_fusion.data.image.undivided import UndividedImageDataModule
 from lightning_fusion.data.names import as_labels

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_fusion.data.base import Stage
 from lightning_fusion.data.cues import check_agreement, draw_cues
-from lightning_fusion.data.image.datamodule import ImageLayout, ImageTable, resize_images
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.image.folders import ImageDataModule, TreeLayout
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable, resize_images
 from lightning_fusion.errors import InputError, shorten, suggestion
 
 _DIGITS = 10

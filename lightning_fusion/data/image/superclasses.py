@@ -1,4 +1,10 @@
-"""The 20 super-classes of CIFAR-100 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
+"""Super-classes of a file, or of CIFAR-100 (Krizhevsky, Learning Multiple Layers of Features, 2009)."""
+
+import json
+from pathlib import Path
+
+from lightning_fusion.data.names import as_labels, canonical_label
+from lightning_fusion.errors import InputError
 
 CIFAR100_SUPERCLASSES: dict[str, list[str]] = {
     "aquatic_mammals": ["beaver", "dolphin", "otter", "seal", "whale"],
@@ -22,3 +28,26 @@ CIFAR100_SUPERCLASSES: dict[str, list[str]] = {
     "vehicles_1": ["bicycle", "bus", "motorcycle", "pickup_truck", "train"],
     "vehicles_2": ["lawn_mower", "rocket", "streetcar", "tank", "tractor"],
 }
+
+
+def read_superclasses(source: str) -> dict[str, list[str]]:
+    """Return the classes of each super-class.
+
+    Args:
+        source: ``cifar100``, or the path of a JSON file of {super-class: [class, ...]}.
+
+    Raises:
+        InputError: If the file does not exist, or has another content.
+    """
+    if source == "cifar100":
+        return CIFAR100_SUPERCLASSES
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"superclasses: found no file {path}; expected 'cifar100' or a JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        return {canonical_label(name): as_labels(classes, "superclasses") for name, classes in content.items()}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"superclasses: {path} is not JSON of {{super-class: [class, ...]}} ({error}); repair it"
+        ) from error

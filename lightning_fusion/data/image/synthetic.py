@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout, ImageTable, resize_images
+from lightning_fusion.data.image.datamodule import BaseImageDataModule
+from lightning_fusion.data.image.layout import ImageLayout, ImageTable, resize_images
 from lightning_fusion.data.synthetic import synthetic_images
 
 

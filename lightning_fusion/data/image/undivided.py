@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from lightning_fusion.data.base import Stage
-from lightning_fusion.data.image.datamodule import BaseImageDataModule, ImageLayout
+from lightning_fusion.data.image.datamodule import BaseImageDataModule
+from lightning_fusion.data.image.layout import ImageLayout
 from lightning_fusion.data.splits import draw_class_subsets
 from lightning_fusion.errors import InputError
 
