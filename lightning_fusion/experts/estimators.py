@@ -6,9 +6,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.data.names import as_labels, canonical_label
@@ -186,6 +187,56 @@ def _parts(value: Any) -> list[Any]:
         modules = islice(value.modules(), _MOST_PARTS)
         return [part for each in modules for name, part in vars(each).items() if name not in _OF_EVERY_MODULE]
     return list(vars(value).values()) if hasattr(value, "__dict__") else []
+
+
+class Declared(NamedTuple):
+    """What a network's outputs are.
+
+    Attributes:
+        classes: Names of the classes; ``None`` if nothing names them.
+        columns: For each class the column of the network's output; ``None`` if they are in its order.
+        output: ``logits`` or ``probabilities``.
+    """
+
+    classes: list[str] | None
+    columns: list[int] | None
+    output: str
+
+
+def declared(
+    network: Any, classes: list[str] | None, output: str | None, recorded: list[str] | None, checkpoint: str | None
+) -> Declared:
+    """Compare what is declared about a network's outputs with what an estimator or a checkpoint knows of them.
+
+    Args:
+        network: A torch module or a function, such as ``predict_proba`` of an estimator.
+        classes: Names of the classes, as declared.
+        output: Kind of the outputs, as declared; by default that of an estimator's method, else logits.
+        recorded: Names of the classes in the checkpoint, in the order of its outputs.
+        checkpoint: Path of the checkpoint, for messages.
+
+    Raises:
+        InputError: If they contradict each other.
+    """
+    columns: list[int] | None = None
+    method = called_method(network)
+    known = known_classes(method)
+    if known is not None:
+        classes, columns = class_order(known, classes)
+    elif recorded and classes and set(classes) & set(recorded):
+        classes, columns = class_order(recorded, classes, f"the checkpoint {checkpoint}")
+    elif recorded and classes and len(classes) != len(recorded):
+        raise InputError(
+            f"classes: found {len(classes)} ({shorten(classes, 20)}); the checkpoint {checkpoint} has {len(recorded)} "
+            f"({shorten(recorded, 20)})"
+        )
+    elif classes and (message := other_order(network, classes)):
+        rank_zero_warn(message)
+    made = METHODS.get(getattr(method, "__name__", ""), "logits") if known is not None else None
+    output = output or made or "logits"
+    if made == "probabilities" and output != made:
+        raise InputError("output is 'logits'; predict_proba gives probabilities: set output to 'probabilities'")
+    return Declared(classes, columns, output)
 
 
 def class_order(

@@ -19,16 +19,7 @@ from lightning_fusion.data.normalization import Normalization, preprocessor
 from lightning_fusion.data.samples.base import SamplePreprocessing
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import UnusableInputError, as_rows, column_names, has_names, take_rows
-from lightning_fusion.experts.estimators import (
-    METHODS,
-    called_method,
-    check_factory,
-    check_takes,
-    class_order,
-    known_classes,
-    other_order,
-    probability_method,
-)
+from lightning_fusion.experts.estimators import check_factory, check_takes, declared, probability_method
 from lightning_fusion.experts.gradients import detached, gradients_of, refuse_gradients, tensors_with_gradient
 from lightning_fusion.experts.identity import (
     UnknownStateError,
@@ -39,14 +30,7 @@ from lightning_fusion.experts.identity import (
 )
 from lightning_fusion.experts.layers import as_vectors, catch_output, check_layer, like_weights
 from lightning_fusion.experts.names import renamed_classes
-from lightning_fusion.experts.plausibility import (
-    COMPARED_ROWS,
-    check_logits,
-    other_predictions,
-    predicts,
-    random_state,
-    unsteady_message,
-)
+from lightning_fusion.experts.plausibility import FirstBatches, random_state, unsteady_message
 from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
@@ -167,24 +151,7 @@ class Expert(SharedModel, nn.Module):
                 "classes) outputs, or a classifier with predict_proba"
             )
         recorded = as_labels(card["classes"], "classes") if card.get("classes") else None
-        self._columns: list[int] | None = None
-        method = called_method(network)
-        known = known_classes(method)
-        if known is not None:
-            classes, self._columns = class_order(known, classes)
-        elif recorded and classes and set(classes) & set(recorded):
-            classes, self._columns = class_order(recorded, classes, f"the checkpoint {checkpoint}")
-        elif recorded and classes and len(classes) != len(recorded):
-            raise InputError(
-                f"classes: found {len(classes)} ({shorten(classes, 20)}); the checkpoint {checkpoint} has "
-                f"{len(recorded)} ({shorten(recorded, 20)})"
-            )
-        elif classes and (message := other_order(network, classes)):
-            rank_zero_warn(message)
-        made = METHODS.get(getattr(method, "__name__", ""), "logits") if known is not None else None
-        output = output or made or "logits"  # type: ignore[assignment]
-        if made == "probabilities" and output != made:
-            raise InputError("output is 'logits'; predict_proba gives probabilities: set output to 'probabilities'")
+        classes, self._columns, output = declared(network, classes, output, recorded, checkpoint)  # type: ignore[assignment]
         if not classes:
             raise InputError(
                 "classes is not set; set it to the names of the expert's classes, in the order of its outputs"
@@ -197,9 +164,8 @@ class Expert(SharedModel, nn.Module):
             load_weights(network, state, checkpoint, list(classes))  # type: ignore[arg-type]  # a module, see above
         self.network = network
         self.preprocess = preprocess
-        self._checked = self._input_checked = self._rows_checked = False  # the first batch of logits, of input, of rows
-        self._run = False  # whether it had a batch
-        self._compared = 0  # samples whose predictions have been compared
+        self._input_checked = self._rows_checked = False  # its first batch
+        self._first = FirstBatches(output == "logits")
         self.raw_input = raw_input or isinstance(preprocess, SamplePreprocessing)
         self._is_preprocessed = False
         self._conversion: Conversion | Callable[[Any], Tensor] | None = None
@@ -422,10 +388,10 @@ class Expert(SharedModel, nn.Module):
         prepared = self._prepared(input)
         check_takes(self.network, prepared)
         given = like_weights(prepared, self.network)
-        kept = copy.deepcopy(given) if self._compared < COMPARED_ROWS and predicts(self.network) else None
+        kept = copy.deepcopy(given) if self._first.compares(self.network) else None
         if getattr(self.network, "training", False):  # the user's own reference to it was put into training mode
             self.train(False)
-        before = [] if self._run or torch.compiler.is_compiling() else random_state(self.network)
+        before = [] if self._first.over or torch.compiler.is_compiling() else random_state(self.network)
         raw = self.network(given)
         if before and (message := unsteady_message(self.network, before, self.classes)):
             rank_zero_warn(message)
@@ -457,8 +423,7 @@ class Expert(SharedModel, nn.Module):
         if columns is not None:
             raw = raw[:, columns]
         if not torch.compiler.is_compiling():
-            self._run = True
-            self._check_answers(raw, kept)
+            self._first.check(self.network, kept, raw, self.classes, self.output_names)
         return prepared, raw if self.output == "probabilities" else raw.softmax(-1)
 
     def _check_reads_rows(self, input: Mapping[str, Any], count: int | None, found: int) -> None:
@@ -474,17 +439,6 @@ class Expert(SharedModel, nn.Module):
                 f"has entries ({shorten(input)}): it iterates over a dict; a model that reads texts needs a loader of "
                 "texts, as docs/how-to/extend.md shows"
             )
-
-    def _check_answers(self, raw: Tensor, input: Any) -> None:
-        """Compare the first answers with what is declared: logits, and the predictions of an estimator."""
-        if self.output == "logits" and not self._checked and len(raw) > 1:
-            self._checked = True
-            check_logits(raw, self.classes)
-        if input is not None:
-            self._compared += len(raw)
-            if message := other_predictions(self.network, input, raw, self.output_names):
-                self._compared = COMPARED_ROWS
-                rank_zero_warn(message)
 
     def forward_with_representations(self, input: Any) -> tuple[Tensor, Tensor]:
         """Return probabilities (B, C_k) and the representation (B, D) of the layer named ``features``.

@@ -71,6 +71,52 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
         )
 
 
+class FirstBatches:
+    """Comparison of an expert's first answers with what is declared: logits, and the predictions of an estimator.
+
+    Args:
+        logits: Whether the outputs are declared as logits.
+
+    Attributes:
+        over: Whether there was a batch.
+    """
+
+    def __init__(self, logits: bool) -> None:
+        self.over = False
+        self._logits_to_check, self._compared = logits, 0
+
+    def compares(self, network: Any) -> bool:
+        """Return whether the predictions of an estimator are to be compared on the next batch, which needs its input.
+
+        Args:
+            network: Network of the expert.
+        """
+        return self._compared < COMPARED_ROWS and predicts(network)
+
+    def check(self, network: Any, input: Any, raw: Tensor, classes: Sequence[str], names: Sequence[str]) -> None:
+        """Check the answers to a batch.
+
+        Args:
+            network: Network of the expert.
+            input: Its input where it :meth:`compares`, else ``None``.
+            raw: (B, C) outputs.
+            classes: Names of the classes, for messages.
+            names: Names of the classes in the network.
+
+        Raises:
+            InputError: If probabilities are declared as logits.
+        """
+        self.over = True
+        if self._logits_to_check and len(raw) > 1:
+            self._logits_to_check = False
+            check_logits(raw, classes)
+        if input is not None:
+            self._compared += len(raw)
+            if message := other_predictions(network, input, raw, names):
+                self._compared = COMPARED_ROWS
+                rank_zero_warn(message)
+
+
 def random_state(network: Any) -> list[Tensor]:
     """Return the states of torch's random numbers on the CPU and on the devices of a network.
 
