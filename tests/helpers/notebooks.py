@@ -1,6 +1,7 @@
 """Notebooks that are run by the shell of IPython: a kernel of their own would import everything anew."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
     return cells
 
 
+def quick(code: str) -> str:
+    """Code that passes over its data a tenth as often; all else as it stands."""
+    count = r"(\b(?:\w+_)?epochs ?= ?|\btrainer\()(\d+)\b"
+    return re.sub(count, lambda found: f"{found[1]}{max(1, int(found[2]) // 10)}", code)
+
+
 def run(path: Path) -> None:
-    """Run the code of a notebook in this process, with figures as in a notebook.
+    """Run the code of a notebook in this process, made quick, with figures as in a notebook.
 
     Raises:
         Exception: Of the first cell that fails.
@@ -28,4 +35,4 @@ def run(path: Path) -> None:
     shell.enable_matplotlib("inline")
     for cell in cells_of(path):
         if cell["cell_type"] == "code":
-            shell.run_cell("".join(cell["source"]), store_history=False).raise_error()
+            shell.run_cell(quick("".join(cell["source"])), store_history=False).raise_error()

@@ -49,7 +49,9 @@ SCALE = {"mean": [0.0] * 6, "std": [5.0] * 3 + [1.5] * 3}
 
 
 def motion(**arguments) -> SyntheticSensorDataModule:
-    return SyntheticSensorDataModule(heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments)
+    return SyntheticSensorDataModule(
+        sample_rate_hz=10.0, heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments
+    )
 
 
 def run(output: Path, **arguments):
