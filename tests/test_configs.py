@@ -26,6 +26,7 @@ from helpers.command_line import (
     small,
     write_yaml,
 )
+from helpers.recipe_runs import quick_teachers  # noqa: F401
 
 from lightning_fusion import ExpertOutputs, FrugalFoEModule
 from lightning_fusion.callbacks import PredictionWriter
@@ -332,7 +333,8 @@ def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures(tmp_path, 
     monkeypatch.chdir(tmp_path)
     name = "recipes/foe_digits.yaml"
     override = write_yaml(
-        Path("override.yaml"), small(read(name)) | {"output": "run", "trainer": {"accelerator": "cpu"}}
+        Path("override.yaml"),
+        small(read(name)) | {"output": "run", "trainer": {"accelerator": "cpu", "limit_train_batches": 4}},
     )
     first = main(["recipe", "foe", "-c", name, "-c", override])
     again = main(["recipe", "foe", "-c", "run/config.yaml", "--output=again"])

@@ -1,8 +1,13 @@
 """What a recipe left in the folder of its run."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from lightning_fusion.hat.fitted import FineTuned, FoE
 
 PARTS = {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes", "advice", "serving", "digest"}
 """Keys of results.json."""
@@ -17,3 +22,12 @@ def value(rows: list[dict[str, Any]], method: str, metric: str = "accuracy", see
     wanted = method, metric, seed, "test"
     (row,) = [row for row in rows if (row["method"], row["metric"], row["seed"], row["split"]) == wanted]
     return row["value"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_teachers() -> Iterator[None]:
+    """HaT's fitted teachers pass over the labels twice; their fits have tests of their own (hat/test_fitted.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (FineTuned, FoE):
+            patch.setattr(kind.__init__, "__defaults__", (2, *kind.__init__.__defaults__[1:]))
+        yield

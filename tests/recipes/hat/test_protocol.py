@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.pages import samples_of
-from helpers.recipe_runs import results
+from helpers.recipe_runs import quick_teachers, results  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image as pictures
