@@ -47,9 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Collect garbage of the tests, without another look at what was imported."""
     gc.freeze()
-    gc.set_threshold(
-        20_000, 20, 50
-    )  # cycles are small here; at the default, a thirtieth of all time goes to the search
+    gc.set_threshold(20_000, 20, 50)  # by default the search for cycles takes a thirtieth of all time
     gc.enable()
 
 
