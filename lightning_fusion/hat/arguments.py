@@ -8,6 +8,8 @@ from typing import Any
 from lightning_fusion.errors import InputError, shorten
 
 MIXERS = ("attention", "static")
+PAPER: dict[str, Any] = {"teacher": "attention", "init": "scratch", "mixup": 0.0, "alpha": "adaptive"}
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` for the method as the paper describes it."""
 _OF_MIXERS = [
     *("dim", "temperature", "heads", "training", "dictionary", "update_rule", "accuracy_source"),
     *("mixer_optimizer", "mixer_scheduler"),
@@ -32,7 +34,7 @@ def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any]) -
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm is {clip_norm}; expected a number above 0, or null")
     for name in ("mixup", "representation_weight"):
-        if not 0 <= given[name] < math.inf:
+        if given[name] is not None and not 0 <= given[name] < math.inf:
             raise InputError(f"{name} is {given[name]}; expected a number of 0 or more")
     teacher = given["teacher"]
     if sharpness is not None and (teacher in MIXERS or not 0 < sharpness < math.inf):

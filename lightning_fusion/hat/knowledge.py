@@ -275,11 +275,13 @@ class KnowledgeDictionary(nn.Module):
         self.pending.copy_(parts[:, :-1] / parts[:, -1:].clamp_min(1))
         self.seen.copy_(last)
 
-    def alpha(self, alpha_0: float, threshold: float) -> Tensor:
-        """Return the strength of the injection: alpha_0 * accuracy if the accuracy reaches the threshold, else 0.
+    def alpha(self, alpha_0: float, threshold: float, scaled: bool = True) -> Tensor:
+        """Return the strength of the injection, 0 where the accuracy is below the threshold.
 
         Args:
-            alpha_0: Strength at an accuracy of 1.
+            alpha_0: Maximum strength.
             threshold: b, see :func:`~lightning_fusion.hat.knowledge.default_threshold`.
+            scaled: Return alpha_0 times the accuracy, as in the paper, instead of alpha_0.
         """
-        return alpha_0 * self.accuracy * (self.accuracy >= threshold)
+        strength = alpha_0 * self.accuracy if scaled else torch.full_like(self.accuracy, alpha_0)
+        return strength * (self.accuracy >= threshold)

@@ -37,7 +37,28 @@ class Pairs(NamedTuple):
         return cls(max(share, 1 - share), torch.randperm(len(input)).to(input.device))
 
     @staticmethod
-    def fit(input: Any) -> bool:
+    def parameter(given: float | None, input: Any) -> float:
+        """Return the parameter of mixup for a type of input; 0 for none.
+
+        Args:
+            given: Parameter; ``None`` for 1, or 0 where inputs cannot be mixed: tokens, for example.
+            input: (B, ...) input.
+
+        Raises:
+            InputError: If inputs that cannot be mixed have a parameter above 0.
+
+        Example:
+            >>> Pairs.parameter(None, torch.rand(2, 3)), Pairs.parameter(None, {"input_ids": torch.ones(2, 3)})
+            (1.0, 0.0)
+        """
+        if given is None:
+            return float(Pairs.mixable(input))
+        if given:
+            Pairs.check(input)
+        return given
+
+    @staticmethod
+    def mixable(input: Any) -> bool:
         """Return whether inputs can be mixed: they are one tensor of real numbers, and not tokens, for example."""
         return isinstance(input, Tensor) and input.is_floating_point()
 
@@ -48,7 +69,7 @@ class Pairs(NamedTuple):
         Raises:
             InputError: If they are no tensor of real numbers.
         """
-        if not Pairs.fit(input):
+        if not Pairs.mixable(input):
             raise InputError(
                 f"mixup: found inputs of type {type(input).__name__}; it needs one tensor of real numbers: set mixup: 0"
             )

@@ -93,7 +93,8 @@ class HaTJointModule(ExpertModule):
             architecture with the best likelihood of the labels), ``average`` of the sources of the same architecture,
             or ``auto``: ``best_source`` where there is such a source and its accuracy on the labels reaches the
             threshold of alpha, else ``scratch``.
-        mixup: Parameter alpha of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none.
+        mixup: Parameter of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none. ``None``
+            (default) means 1 for such inputs, and 0 for tokens and other inputs, which cannot be mixed.
         sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.
             ``None`` (default) chooses it by cross-validated likelihood.
         representation_weight: Weight of a further loss of the student, the error of a linear map from its
@@ -106,9 +107,11 @@ class HaTJointModule(ExpertModule):
         dictionary: Distill from the dictionary; if false, from the mixer's current predictions of the batch.
         update_rule: When the dictionary is replaced, see :class:`~lightning_fusion.KnowledgeDictionary`.
         accuracy_source: Samples of the mixer's accuracy, see :class:`~lightning_fusion.KnowledgeDictionary`.
-        alpha: ``adaptive``: alpha_0 times the mixer's accuracy of the last epoch, 0 below the threshold; or ``fixed``.
+        alpha: Strength of the injection: alpha_0, but 0 where the teacher's accuracy is below the threshold
+            (``gated``); times that accuracy as well, as in the paper (``adaptive``); or always alpha_0 (``fixed``). The
+            accuracy is that of the last epoch, of fitted teachers the cross-validated one.
         alpha_0: Maximum strength of the injection.
-        threshold: Threshold b of the mixer's accuracy. ``None`` (default) means min(.95, max(fraction of the largest
+        threshold: Threshold b of the teacher's accuracy. ``None`` (default) means min(.95, max(fraction of the largest
             class, 1 / C) + .05).
         cache: Compute the outputs of the sources on all samples once, unless training batches are augmented. If false,
             compute them for each batch. A fitted teacher needs them in training with ``representation_weight`` alone.
@@ -149,9 +152,9 @@ class HaTJointModule(ExpertModule):
         preprocessing: dict[str, Any] | None = None,
         teacher: Literal[
             "auto", "all", "uniform", "stacking", "stacking_representations", "foe", "fine_tuned", "attention", "static"
-        ] = "attention",
-        init: Literal["auto", "scratch", "best_source", "average"] = "scratch",
-        mixup: float = 0.0,
+        ] = "all",
+        init: Literal["auto", "scratch", "best_source", "average"] = "auto",
+        mixup: float | None = None,
         sharpness: float | None = None,
         representation_weight: float = 0.0,
         dim: int = 32,
@@ -161,7 +164,7 @@ class HaTJointModule(ExpertModule):
         dictionary: bool = True,
         update_rule: Literal["gt", "ge"] = "gt",
         accuracy_source: Literal["train", "holdout", "crossfit"] = "train",
-        alpha: Literal["adaptive", "fixed"] = "adaptive",
+        alpha: Literal["gated", "adaptive", "fixed"] = "gated",
         alpha_0: float = 1.0,
         threshold: float | None = None,
         cache: bool = True,
@@ -207,12 +210,13 @@ class HaTJointModule(ExpertModule):
         self.hints: RepresentationHints | None = None  # likewise
         self.init, self.mixup, self.representation_weight = init, mixup, representation_weight
         self.procedure, self.use_dictionary = training, dictionary
-        self.adaptive, self.alpha_0, self.threshold = alpha == "adaptive", alpha_0, threshold
+        self.alpha, self.alpha_0, self.threshold = alpha, alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
         self._mixer_optimizer, self._mixer_scheduler = mixer_optimizer, mixer_scheduler
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
         self.metrics.add({"teacher_accuracy": accuracy_of(len(self.classes))})
         self._steps = math.inf
+        self._mixing = 0.0  # mixup's parameter for the type of the input
 
     # ------------------------------------------------------------ mathematics
 
@@ -279,9 +283,12 @@ class HaTJointModule(ExpertModule):
             return mean
 
     def strength(self) -> Tensor | float:
-        """Return alpha from the mixer's accuracy in the last epoch; override it for another rule."""
+        """Return alpha from the teacher's accuracy; override it for another rule."""
+        if self.alpha == "fixed":
+            return self.alpha_0
         assert self.threshold is not None
-        return self.teacher.knowledge.alpha(self.alpha_0, self.threshold) if self.adaptive else self.alpha_0
+        strength: Tensor = self.teacher.knowledge.alpha(self.alpha_0, self.threshold, scaled=self.alpha == "adaptive")
+        return strength
 
     @property
     def progress(self) -> float:
@@ -322,7 +329,7 @@ class HaTJointModule(ExpertModule):
         batch = numbered(as_batch(batch, "the train loader"), self, batch_idx)
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
-        pairs = Pairs.draw(self.mixup, batch.input) if self.mixup and student else None
+        pairs = Pairs.draw(self._mixing, batch.input) if self._mixing and student else None
         logits, own = self._student(batch.input if pairs is None else pairs.mix(batch.input), student)
         z = own
         if pairs is not None and not self.fitted:  # the mixer reads the sample itself
@@ -464,8 +471,7 @@ class HaTJointModule(ExpertModule):
         """
         self._connect("fit")
         input = first_rows(self).input
-        if self.mixup:
-            Pairs.check(input)
+        self._mixing = Pairs.parameter(self.mixup, input)
         index, target = training_labels(self.trainer)
         check_labels(target, self.classes)
         sizes = self._measure(input)
@@ -549,7 +555,7 @@ class HaTJointModule(ExpertModule):
         self._outputs.tables.clear()
         assert self.threshold is not None
         best = float(self.teacher.knowledge.best)
-        if self.adaptive and best < self.threshold:
+        if self.alpha != "fixed" and best < self.threshold:
             rank_zero_warn(
                 f"the teacher's best accuracy ({best:.3f}) is below the threshold ({self.threshold:.3f}): the student "
                 "learned nothing from the sources; choose other sources, train longer or lower threshold"

@@ -21,6 +21,7 @@ from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
+from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.hat.fitted import cross_fit, evidence_of, make_teacher, sharpen
 from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import run_sources
@@ -64,7 +65,7 @@ def target(batch_size=20, rows=ROWS, share=0.3, min_labeled=4, **tensors) -> Tar
 def module(experts=None, seed=0, **arguments) -> HaTJointModule:
     torch.manual_seed(seed)
     given = {"network": tiny.Net, "features": "body", "classes": tiny.CLASSES}
-    given |= {"optimizer": SGD, "mixer_optimizer": SGD}
+    given |= PAPER | {"optimizer": SGD, "mixer_optimizer": SGD}
     return HaTJointModule(experts=experts or copy.deepcopy(SOURCES), **(given | arguments))
 
 
@@ -706,7 +707,7 @@ class TestBadInput:
             ({"network": SOURCES["a"].network, "experts": SOURCES}, "give it a copy.deepcopy"),
             ({"heads": "cut"}, "heads is 'cut'; expected trained, frozen"),
             ({"training": "one"}, "training is 'one'; expected joint, two_step"),
-            ({"alpha": "high"}, "alpha is 'high'; expected adaptive, fixed"),
+            ({"alpha": "high"}, "alpha is 'high'; expected gated, adaptive, fixed"),
             ({"teacher": "best"}, "teacher is 'best'"),
             ({"update_rule": "lt"}, "update_rule is 'lt'"),
             ({"accuracy_source": "test"}, "accuracy_source is 'test'"),

@@ -24,6 +24,7 @@ from lightning_fusion.encoders import SmallSpeakerNet, SpeakerResNet
 from lightning_fusion.generation.embeddings import EmbeddingsDataModule, collect_embeddings
 from lightning_fusion.generation.module import GenerativeExpertModule
 from lightning_fusion.generation.networks import PointerGenerator
+from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.verification.module import VerificationModule
 
 
@@ -53,7 +54,7 @@ def made(name: str, folder: Path) -> tuple[Any, Any]:
     if name == "ACoRLModule":
         return ACoRLModule(experts=tiny.experts(features="body"), features="body", **plain), data
     if name == "HaTJointModule":
-        module = HaTJointModule(experts=tiny.experts(features="body"), features="body", **plain)
+        module = HaTJointModule(experts=tiny.experts(features="body"), features="body", **PAPER, **plain)
         return module, TargetDataModule(data, "x", labeled_fraction=0.5, min_labeled=2)
     if name == "VerificationModule":
         return VerificationModule(**plain), data

@@ -31,6 +31,7 @@ from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallSpeakerNet, TextBag
 from lightning_fusion.foe.fusers import MLPFuser
+from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.schedules import Constant
 from lightning_fusion.verification.module import VerificationModule
 
@@ -144,7 +145,7 @@ def joint(batch_size: int, **how: Any) -> tuple[LightningModule, TargetDataModul
     torch.manual_seed(0)
     rate = partial(torch.optim.SGD, lr=0.2)
     how = {"threshold": 0.1, "clip_norm": 5.0, "optimizer": rate, "mixer_optimizer": rate} | how
-    how = how if how.get("teacher") == "all" else {"update_rule": "ge"} | how
+    how = PAPER | how if how.get("teacher") == "all" else PAPER | {"update_rule": "ge"} | how
     experts = tiny.experts(norm=False, features="body")  # each knows one of the two classes
     module = HaTJointModule(tiny.Net, experts, "body", classes=["cat", "owl"], **how)
     return module, TargetDataModule(data, "home", labeled_fraction=0.5, min_labeled=1)

@@ -6,16 +6,20 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_fusion.recipes.hat.report import ENSEMBLE, FITTED, LOCAL, MAIN, TUNED
+from lightning_fusion.hat.arguments import PAPER
+from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED
 
 UNIFORM = "uniform distillation"
+PAPER_ROW = "HaT, attention from scratch (the paper's)"
 STUDENTS: dict[str, dict[str, Any]] = {
     MAIN: {},
-    FITTED: {"teacher": "all", "init": "auto", "mixup": 1.0},
-    UNIFORM: {"teacher": "uniform", "sharpness": 1.0, "alpha": "fixed"},
-    "static weights": {"teacher": "static"},
+    PAPER_ROW: PAPER,
+    "HaT from scratch": {"init": "scratch"},
+    "HaT, teacher uniform": {"teacher": "uniform"},
+    UNIFORM: PAPER | {"teacher": "uniform", "sharpness": 1.0, "alpha": "fixed"},
+    "static weights": PAPER | {"teacher": "static"},
 }
-"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table; tokens are not mixed."""
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
 BEST, AVERAGE = "best source by labeled accuracy", "average of the selected sources"
 SIMPLICITY = (LOCAL, BEST, TUNED, AVERAGE, MAIN, ENSEMBLE)
 """Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source as it is

@@ -12,7 +12,6 @@ from lightning_fusion.recipes.report import Figures, Report, paired_gain
 
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local model, few labels"
-FITTED = "HaT, fitted teacher, from the best source"
 TUNED, ENSEMBLE = "best source, fine-tuned on the labels", "sources with a fitted teacher, kept"
 
 

@@ -22,7 +22,6 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import file_key
 from lightning_fusion.hat.guard import guard
 from lightning_fusion.hat.mixer import shared_columns
-from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
@@ -102,7 +101,9 @@ class Target:
         if self.plan.guarded:
             self._guard(student["test_accuracy"], local["test_accuracy"], kept)
         if self.plan.baselines:
-            for method, arguments in self._students().items():
+            for method, arguments in STUDENTS.items():
+                if method == MAIN:
+                    continue
                 self._score(method, self._student(self.data, selection.experts, arguments, method))
             self._fusers(few, selection.experts)
         self._add("best source by labeled accuracy", "accuracy", accuracy[by_labels])
@@ -192,15 +193,6 @@ class Target:
         name = f"targets/{file_key(self.name)}/{stage}"
         trainer: Trainer = self.run.trainer(name, epochs, validates=False, bar=False)
         return trainer
-
-    def _students(self) -> dict[str, dict[str, Any]]:
-        """Return the arguments of the further students; without mixup where inputs are tokens, which do not mix."""
-        mixes = Pairs.fit(self.data.on_after_batch_transfer(self.data.rows("train")[torch.arange(2)], 0).input)
-        return {
-            method: {key: value for key, value in arguments.items() if mixes or key != "mixup"}
-            for method, arguments in STUDENTS.items()
-            if method != MAIN
-        }
 
     def _student(
         self, data: TargetDataModule, experts: Mapping[str, Expert], arguments: dict[str, Any], method: str

@@ -23,9 +23,9 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.hat.fitted import MEMBERS
 from lightning_fusion.recipes.hat import report as hat_report
 from lightning_fusion.recipes.hat.ensembles import Ensemble
-from lightning_fusion.recipes.hat.plan import UNIFORM
+from lightning_fusion.recipes.hat.plan import PAPER_ROW, STUDENTS, UNIFORM
 from lightning_fusion.recipes.hat.protocol import LOCAL, MAIN, hat
-from lightning_fusion.recipes.hat.report import ENSEMBLE, FITTED, TUNED
+from lightning_fusion.recipes.hat.report import ENSEMBLE, TUNED
 from lightning_fusion.recipes.hat.seed import draw_classes
 from lightning_fusion.recipes.report import Report
 from lightning_fusion.registry.quantization import dequantize, quantize
@@ -176,9 +176,7 @@ def test_every_row_that_was_promised_is_there(folder):
         ENSEMBLE,
         LOCAL,
         TUNED,
-        UNIFORM,
-        FITTED,
-        "static weights",
+        *STUDENTS,
         *(f"teacher {name}, kept" for name in MEMBERS),
         "FoE on selected sources",
         "local model, all labels",
@@ -304,7 +302,7 @@ def test_corrupted_sources_are_others_models_on_wrong_labels_and_their_number_is
 @pytest.mark.slow
 def test_what_the_teacher_believes_stands_beside_what_is_true(folder):
     rows, text = results(folder)["rows"], (folder / "report.md").read_text()
-    for method in (MAIN, FITTED, "one source"):
+    for method in (MAIN, PAPER_ROW, "one source"):
         believed = [value(rows, method, name, "teacher accuracy") for name in TARGETS]
         true = np.mean([value(rows, f"{method} (teacher kept)", name) for name in TARGETS])
         assert value(rows, method, None, "teacher accuracy") == pytest.approx(np.mean(believed))
@@ -343,7 +341,7 @@ def test_texts_have_every_row_too(tmp_path):
     networks = {"bag": partial(TextBag, vocab_size=2048, width=4)}
     quick = {"targets": ["domain_1"], "source_epochs": 1, "epochs": 1, "guarded": True}
     report = run(tmp_path / "run", data=SyntheticTextDataModule(batch_size=64), networks=networks, **quick)
-    assert {MAIN, FITTED, UNIFORM, TUNED, ENSEMBLE, f"{MAIN}, guarded"} <= set(report.methods())
+    assert {MAIN, PAPER_ROW, UNIFORM, TUNED, ENSEMBLE, f"{MAIN}, guarded"} <= set(report.methods())
 
 
 @pytest.mark.slow
