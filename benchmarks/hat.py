@@ -18,6 +18,7 @@ from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.image.digits import DigitsDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
+from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.hat.mixer import Mixer, shared_columns
 from lightning_fusion.hat.sources import SourceTable
 
@@ -109,7 +110,7 @@ def time_per_step(experts: dict[str, Expert]) -> Result:
 
 def joint(experts: dict[str, Expert], data: TargetDataModule, seed: int = 0, **how: Any) -> HaTJointModule:
     torch.manual_seed(seed)
-    return HaTJointModule(NETWORK, experts, "pool", classes=data.classes, **how)
+    return HaTJointModule(NETWORK, experts, "pool", classes=data.classes, **(PAPER | how))
 
 
 def joint_or_two_steps(experts: dict[str, Expert]) -> list[Result]:
@@ -195,7 +196,7 @@ def peak(how: str) -> None:
     data = TargetDataModule(TensorDataModule({"train": split}, names, ["home"], batch_size=BATCH), "home")
     network = partial(SmallConvNet, width=MEMORY_WIDTH)
     experts = {f"s{number}": Expert(network(4), classes=names, features="pool") for number in range(SOURCES)}
-    arguments: Any = {"training": how, "cache": how == "joint"}
+    arguments: Any = PAPER | {"training": how, "cache": how == "joint"}
     module = HaTJointModule(partial(SmallConvNet, width=WIDTH), experts, "pool", classes=names, **arguments)
     before = resident_mb("VmRSS")
     trainer(2).fit(module, data)

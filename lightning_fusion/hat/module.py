@@ -91,8 +91,8 @@ class HaTJointModule(ExpertModule):
             arguments from ``dim`` to ``accuracy_source`` and those of the mixer's optimizer are for these two.
         init: Weights with which the student starts: ``scratch``, ``best_source`` (those of the source of the same
             architecture with the best likelihood of the labels), ``average`` of the sources of the same architecture,
-            or ``auto``: ``best_source`` where there is such a source and its accuracy on the labels reaches the
-            threshold of alpha, else ``scratch``.
+            or ``auto``: ``best_source`` where inputs are real numbers, there is such a source and its accuracy on the
+            labels reaches the threshold of alpha, else ``scratch``.
         mixup: Parameter of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none. ``None``
             (default) means 1 for such inputs, and 0 for tokens and other inputs, which cannot be mixed.
         sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.

@@ -14,6 +14,7 @@ from lightning_fusion.experts.probing import in_eval
 from lightning_fusion.hat.fitted import FLOOR, Evidence
 from lightning_fusion.hat.heads import head_name
 from lightning_fusion.hat.mixer import aligned
+from lightning_fusion.hat.mixup import Pairs
 
 
 @torch.no_grad()
@@ -119,6 +120,9 @@ def first_weights(
 ) -> tuple[dict[str, Tensor] | None, str]:
     """Return the weights with which the student starts, ``None`` for its own, and a sentence that says why.
 
+    With ``auto`` a student of tokens or of other inputs than real numbers starts with its own: on reviews the weights of
+    a source cost it 2 to 3 points, on windows of sensors they gain (docs/methods/hat.md).
+
     Args:
         init: ``best_source``, ``average`` or ``auto`` of :class:`~lightning_fusion.HaTJointModule`.
         network: The student's network.
@@ -131,6 +135,8 @@ def first_weights(
     Raises:
         InputError: If no source has the student's architecture, unless ``init`` is ``auto``.
     """
+    if init == "auto" and not Pairs.mixable(evidence.input):
+        return None, "init: scratch, as inputs are no tensor of real numbers"
     found, reasons = compatible_weights(network, pool, columns, evidence.input)
     if not found:
         why = shorten(f"{name}: {reason}" for name, reason in reasons.items())

@@ -905,6 +905,21 @@ class TestMixup:
         torch.testing.assert_close(losses[1][2], losses[0][2].flip(0))
 
 
+def test_the_defaults_are_all_teachers_mixup_and_a_gate_at_the_threshold():
+    made = HaTJointModule(tiny.Net, copy.deepcopy(SOURCES), "body", classes=tiny.CLASSES, alpha_0=0.7)
+    mixed = []
+    made.student_losses = lambda *given: mixed.append(given[1]) or HaTJointModule.student_losses(made, *given)
+    fit(made, 1)
+    assert made.teacher.chosen == "all" and not torch.equal(mixed[0], mixed[1])  # targets of both samples of a pair
+    accuracy = float(made.teacher.knowledge.accuracy)
+    assert 0 < accuracy < 1
+    for alpha, strength in (("gated", 0.7), ("adaptive", 0.7 * accuracy), ("fixed", 0.7)):
+        made.alpha, made.threshold = alpha, accuracy
+        assert float(made.strength()) == pytest.approx(strength)
+        made.threshold = accuracy + 0.01
+        assert float(made.strength()) == pytest.approx(0.7 if alpha == "fixed" else 0)
+
+
 def test_a_pool_is_taken_as_experts_are():
     made = module(ExpertPool(copy.deepcopy(SOURCES)))
     fit(made, 1)

@@ -111,7 +111,7 @@ def teachers(report: Report) -> list[str]:
         rows.append([method, f"{np.mean(training):.3f}", f"{true:.3f}", ones])
     note = (
         "Accuracy on the labels: cross-validated; of attention and static weights in training, in the last epoch, by "
-        "default. It scales the distillation weight alpha."
+        "default. Below its threshold, the student learns from the labels alone."
     )
     return [*markdown_table(head, rows), "", f"Means over targets. {note}"]
 
