@@ -120,8 +120,8 @@ def first_weights(
 ) -> tuple[dict[str, Tensor] | None, str]:
     """Return the weights with which the student starts, ``None`` for its own, and a sentence that says why.
 
-    With ``auto`` a student of tokens or of other inputs than real numbers starts with its own: on reviews the weights of
-    a source cost it 2 to 3 points, on windows of sensors they gain (docs/methods/hat.md).
+    With ``auto`` a student of tokens or of other inputs than real numbers starts with its own: a source's weights cost
+    it accuracy on reviews (docs/methods/hat.md).
 
     Args:
         init: ``best_source``, ``average`` or ``auto`` of :class:`~lightning_fusion.HaTJointModule`.

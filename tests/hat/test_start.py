@@ -7,9 +7,10 @@ from torch import nn
 
 from lightning_fusion import Expert, ExpertPool
 from lightning_fusion.errors import InputError
+from lightning_fusion.hat.fitted import Evidence
 from lightning_fusion.hat.mixer import shared_columns
 from lightning_fusion.hat.mixup import Pairs
-from lightning_fusion.hat.start import compatible_weights, source_weights
+from lightning_fusion.hat.start import compatible_weights, first_weights, source_weights
 
 INPUT = tiny.tensors(rows={"train": 8})["train"][0]
 
@@ -53,6 +54,18 @@ def test_other_architectures_and_preprocessings_are_named():
     assert "has shape (9, 4), the student's" in reasons["wide"]
     assert "other layers" in reasons["normed"] and "it is a Sequential, the student a Net" in reasons["plain"]
     assert "another preprocessing" in reasons["scaled"]
+
+
+def test_a_student_of_tokens_starts_with_its_own_weights_by_default():
+    torch.manual_seed(0)
+    pool = ExpertPool({"a": Expert(tiny.Net(3), classes=list(tiny.CLASSES), features="body")})
+    columns, student = {"a": [0, 1, 2]}, tiny.Net(3)
+    for input, start in ((INPUT, pool.members["a"].network.state_dict()), (INPUT.long(), None)):
+        target = pool.members["a"](INPUT).argmax(1)
+        evidence = Evidence(input, pool.members["a"](INPUT).log()[:, None], torch.zeros(len(INPUT), 0))
+        found, about = first_weights("auto", student, pool, columns, evidence, target, 0.5)
+        assert (found is None) == (start is None) and about.startswith("init: ")
+        assert start is None or all(torch.equal(found[name], weight) for name, weight in start.items())
 
 
 def test_pairs_are_convex_combinations_in_which_the_first_sample_weighs_most():

@@ -11,6 +11,7 @@ from lightning_fusion import ACoRLModule, Expert, ExpertRegistry, HaTJointModule
 from lightning_fusion.data.names import canonical_label
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.errors import InputError
+from lightning_fusion.hat.arguments import PAPER
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -52,7 +53,9 @@ def trained(make, orders, task=CLASSES):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [HaTJointModule, partial(HaTJointModule, teacher="attention", heads="frozen"), ACoRLModule])
+@pytest.mark.parametrize(
+    "make", [HaTJointModule, partial(HaTJointModule, **(PAPER | {"heads": "frozen"})), ACoRLModule]
+)
 def test_the_order_of_an_experts_classes_changes_nothing(make):
     one = trained(make, [CLASSES, CLASSES])
     assert trained(make, [["owl", "cat", "dog"], ["dog ", "c\u200bat", "owl"]]) == pytest.approx(one, rel=1e-4)
