@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -114,6 +115,20 @@ def _without_lazy_modules() -> None:
         if any(kind.__name__ == "LazyModule" for kind in type(sys.modules[name]).__mro__):
             del sys.modules[name]
     _seen = len(sys.modules)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write figures without what is in them: a tenth of a recipe is drawing; what a module's fixtures run is drawn."""
+    from matplotlib.figure import Figure
+
+    savefig = Figure.savefig
+
+    def blank(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        figure.clear()
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", blank)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_one_batch_of_an_expert(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prepared")
+@pytest.mark.usefixtures("prepared", "undrawn")
 @pytest.mark.parametrize("name", alone_in_one_batch())
 def test_one_batch_of_everything(name):
     _one_batch(name)
@@ -193,14 +193,14 @@ def fit_two_batches(name: str) -> tuple[list[str], str, FusionCLI]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prepared")
+@pytest.mark.usefixtures("prepared", "undrawn")
 @pytest.mark.parametrize("name", sorted(set(fitted()) - set(first_of_each_kind())))
 def test_two_batches_with_checkpoint(name):
     fit_two_batches(name)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prepared")
+@pytest.mark.usefixtures("prepared", "undrawn")
 @pytest.mark.parametrize("name", first_of_each_kind())
 def test_two_batches_with_checkpoint_reload_test_and_predict(name):
     files, path, _ = fit_two_batches(name)
@@ -256,7 +256,7 @@ def test_no_fit_writes_over_the_checkpoint_of_another():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prepared")
+@pytest.mark.usefixtures("prepared", "undrawn")
 @pytest.mark.parametrize("name", of_kind("collect"))
 def test_a_collection_of_a_pool_gives_a_store(name):
     outputs = collect_outputs("--output=store", name=name[12:-5])
@@ -329,7 +329,7 @@ def _check_new_files(files: str, results: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures(tmp_path, monkeypatch):
+def test_the_saved_configuration_of_a_recipe_runs_to_the_same_figures(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     name = "recipes/foe_digits.yaml"
     override = write_yaml(
