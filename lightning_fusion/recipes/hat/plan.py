@@ -27,6 +27,8 @@ and fine-tuned, several sources for each sample, a model that several sources ha
 CORRUPTED, STUDENT = "_permuted", "_student"
 OF_SELECTION = {"keep_fraction", "num_sources", "encoder_first", "similarity", "rank_by"}
 OF_TARGET = {"labeled_fraction", "labeled_per_class"}
+OF_RECIPE = {"network", "experts", "features", "classes", "trained_on", "preprocessing", "vocab_size", "optimizer"}
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` that the recipe sets for all students."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Plan:
     epochs: int
     target: dict[str, Any]
     selection: dict[str, Any]
+    student: dict[str, Any]
     variants: dict[str, dict[str, Any]]
     publish_students: bool
     guarded: bool

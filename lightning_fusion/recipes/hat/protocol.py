@@ -14,7 +14,16 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.recipes.hat import report as hat_report
-from lightning_fusion.recipes.hat.plan import CORRUPTED, OF_SELECTION, OF_TARGET, SIMPLICITY, STUDENT, STUDENTS, Plan
+from lightning_fusion.recipes.hat.plan import (
+    CORRUPTED,
+    OF_RECIPE,
+    OF_SELECTION,
+    OF_TARGET,
+    SIMPLICITY,
+    STUDENT,
+    STUDENTS,
+    Plan,
+)
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
 from lightning_fusion.recipes.report import Figures, Report
@@ -50,6 +59,7 @@ def hat(
     publish_students: bool = False,
     guarded: bool = False,
     baselines: bool = True,
+    student: dict[str, Any] | None = None,
     variants: dict[str, dict[str, Any]] | None = None,
     optimizer: OptimizerCallable | None = None,
     trainer: dict[str, Any] | None = None,
@@ -90,9 +100,10 @@ def hat(
         guarded: Also evaluate the guard, which returns the local model if it is better on folds of the labels; six more
             trainings for each target.
         baselines: Also train the students and fusers of the comparison.
-        variants: Further students by name, each with its arguments of :func:`~lightning_fusion.select_sources`,
-            :class:`~lightning_fusion.data.views.target.TargetDataModule` (labeled fraction) and
-            :class:`~lightning_fusion.HaTJointModule`.
+        student: Arguments of :class:`~lightning_fusion.HaTJointModule` of the main student, by name.
+        variants: Further students by name: the main student with other arguments of
+            :func:`~lightning_fusion.select_sources`, :class:`~lightning_fusion.data.views.target.TargetDataModule`
+            (labeled fraction) and :class:`~lightning_fusion.HaTJointModule`.
         optimizer: Optimizer of all models; AdamW, 1e-3, weight decay 1e-4 by default.
         trainer: Arguments of every stage's Trainer; :class:`~lightning_fusion.recipes.trainers.Trainers` lists them.
             Models of a target are validated only if a callback monitors its validation split, whose labels do not count
@@ -106,11 +117,11 @@ def hat(
     Raises:
         InputError: If ``output`` contains another run, or an argument is invalid.
     """
-    seeds, variants = [0] if seeds is None else seeds, variants or {}
+    seeds, student, variants = [0] if seeds is None else seeds, student or {}, variants or {}
     recorded = describe_arguments(locals(), "num_targets")
     check_choices(hat, locals())
     check_seeds(seeds)
-    _check(networks, variants, num_targets, epochs, source_epochs, source_classes)
+    _check(networks, student, variants, num_targets, epochs, source_epochs, source_classes)
     data = expert_data(data)
     data.prepare_data()
     data.setup("fit")
@@ -136,6 +147,7 @@ def hat(
         epochs=epochs,
         target=target,
         selection=selection,
+        student=student,
         variants=variants,
         publish_students=publish_students,
         guarded=guarded,
@@ -226,6 +238,7 @@ class _HaT(Recipe):
 
 def _check(
     networks: Mapping[str, Any],
+    student: Mapping[str, Any],
     variants: Mapping[str, Any],
     num_targets: int | None,
     epochs: int,
@@ -240,12 +253,14 @@ def _check(
         raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
     if taken := set(variants) & {*STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
-    known = OF_SELECTION | OF_TARGET | set(inspect.signature(HaTJointModule).parameters)
-    for name, change in variants.items():
-        if unknown := set(change) - known:
-            raise InputError(
-                f"variants: {name} sets {shorten(sorted(unknown))}; known are {shorten(sorted(known), 40)}"
-            )
+    own = set(inspect.signature(HaTJointModule).parameters) - OF_RECIPE
+    known = own | OF_SELECTION | OF_TARGET
+    settings = {"student:": (student, own)} | {
+        f"variants: {name}": (change, known) for name, change in variants.items()
+    }
+    for name, (change, allowed) in settings.items():
+        if unknown := set(change) - allowed:
+            raise InputError(f"{name} sets {shorten(sorted(unknown))}; known are {shorten(sorted(allowed), 40)}")
 
 
 def _usable(data: FusionDataModule, seeds: Sequence[int]) -> tuple[list[str], dict[str, str]]:

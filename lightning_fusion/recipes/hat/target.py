@@ -92,7 +92,7 @@ class Target:
 
         selection = self._select(self.data)
         sources, count = list(selection.experts), len(selection.experts)
-        student, local = self._student(self.data, selection.experts, {}, MAIN), self._local(few)
+        student, local = self._student(self.data, selection.experts, self.plan.student, MAIN), self._local(few)
         self._score(MAIN, student)
         self._score(LOCAL, local)
         by_labels = self.others[int((known.argmax(2) == label[:, None]).mean(0).argmax())]
@@ -280,7 +280,7 @@ class Target:
     def _guard(self, student: float, local: float, ensemble: float) -> None:
         """Compare on folds of the labels; sources are selected for each fold without the held-out labels."""
         result = guard(
-            lambda fold: self._module(fold, self._select(fold).experts),
+            lambda fold: self._module(fold, self._select(fold).experts, **self.plan.student),
             self._module,
             lambda fold: Ensemble.fit(self._select(fold).experts, fold, self.run.seed),
             self.data,
@@ -310,7 +310,8 @@ class Target:
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:
         data = self.data.variant(**{key: value for key, value in change.items() if key in OF_TARGET})
         selection = self._select(data, **{key: value for key, value in change.items() if key in OF_SELECTION})
-        arguments = {key: value for key, value in change.items() if key not in OF_SELECTION | OF_TARGET}
+        changed = {key: value for key, value in change.items() if key not in OF_SELECTION | OF_TARGET}
+        arguments = self.plan.student | changed
         self._score(name, self._student(data, selection.experts, arguments, name))
         if set(change) & OF_TARGET:
             self._score(f"{name}, local", self._local(data.variant(unlabeled=False)))

@@ -20,6 +20,7 @@ from lightning_fusion.data.text.synthetic import SyntheticTextDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP, TextBag
 from lightning_fusion.errors import InputError
+from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.hat.fitted import MEMBERS
 from lightning_fusion.recipes.hat import report as hat_report
 from lightning_fusion.recipes.hat.ensembles import Ensemble
@@ -337,11 +338,13 @@ def test_a_student_serves_later_targets_of_other_people_and_an_interrupted_round
 
 @pytest.mark.slow
 def test_texts_have_every_row_too(tmp_path):
-    """Tokens cannot be mixed: the student of the fitted teacher learns without mixup."""
+    """Tokens cannot be mixed: other students than the main one, here the paper's, learn without mixup."""
     networks = {"bag": partial(TextBag, vocab_size=2048, width=4)}
-    quick = {"targets": ["domain_1"], "source_epochs": 1, "epochs": 1, "guarded": True}
+    quick = {"targets": ["domain_1"], "source_epochs": 1, "epochs": 1, "guarded": True, "student": PAPER}
     report = run(tmp_path / "run", data=SyntheticTextDataModule(batch_size=64), networks=networks, **quick)
     assert {MAIN, PAPER_ROW, UNIFORM, TUNED, ENSEMBLE, f"{MAIN}, guarded"} <= set(report.methods())
+    own, same = (report.values(method, "teacher accuracy") for method in (MAIN, PAPER_ROW))
+    assert own == same and report.values(MAIN) == report.values(PAPER_ROW)
 
 
 @pytest.mark.slow
@@ -399,6 +402,7 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_rejected(name, settin
         ({"epochs": 0}, "epochs, source_epochs and num_targets must be at least 1"),
         ({"variants": {MAIN: {}}}, "variants: HaT is a row of the table already"),
         ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
+        ({"student": {"experts": {}, "num_sources": 2}}, r"student: sets experts, num_sources; known are .*teacher"),
         ({"features": "pol"}, "has no layer 'pol'"),
     ],
 )
