@@ -15,13 +15,12 @@ from lightning_fusion.data.samples.images import ImagePreprocessing
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.adapters.sklearn import SklearnExpert
 
-skops = pytest.importorskip("skops.io")
 ROWS = np.random.default_rng(0).normal(size=(60, 12))
 LABELS = np.array(["dog", "cat", "owl"])[ROWS[:, :3].argmax(1)]
 
 
 def save(path, estimator) -> str:
-    skops.dump(estimator, path)
+    pytest.importorskip("skops.io").dump(estimator, path)  # it takes seconds to import: not at the collection
     return str(path)
 
 
@@ -69,9 +68,8 @@ def test_what_gives_no_probabilities_is_named(tmp_path):
     with pytest.raises(InputError, match="contains a Pipeline without predict_proba"):
         SklearnExpert(save(tmp_path / "a.skops", make_pipeline(StandardScaler()).fit(ROWS)))
     model = CalibratedClassifierCV(LinearSVC()).fit(ROWS, LABELS)
-    assert SklearnExpert(
-        save(tmp_path / "a.skops", model), trusted=skops.get_untrusted_types(file=tmp_path / "a.skops")
-    )
+    path = save(tmp_path / "a.skops", model)
+    assert SklearnExpert(path, trusted=pytest.importorskip("skops.io").get_untrusted_types(file=path))
     torch.save({"weight": torch.zeros(1)}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"found a Pipeline for the weights in .*; .* its skops file to SklearnExpert"):
         Expert(make_pipeline(StandardScaler()), str(tmp_path / "a.ckpt"), ["a"])

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,7 +10,11 @@ from lightning_fusion.data.samples.images import ImagePreprocessing
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.adapters.timm import TimmExpert
 
-timm = pytest.importorskip("timm")
+
+@pytest.fixture(autouse=True, scope="module")
+def timm() -> ModuleType:
+    """It takes a second to import: not at the collection."""
+    return pytest.importorskip("timm")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_answers_are_those_of_the_librarys_own_pipeline(folder, opened):
+def test_the_answers_are_those_of_the_librarys_own_pipeline(folder, opened, timm):
     network = timm.create_model(f"local-dir:{folder / 'timm'}", pretrained=True).eval()
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
     with torch.no_grad():
@@ -64,7 +69,7 @@ def test_a_folder_of_pickles_is_rejected(tmp_path):
 
 
 @pytest.mark.slow
-def test_arguments_of_the_training_are_given_again(tmp_path, opened):
+def test_arguments_of_the_training_are_given_again(tmp_path, opened, timm):
     network = timm.create_model("resnet10t", num_classes=2, in_chans=1).eval()
     torch.save(network.state_dict(), tmp_path / "gray.pth")
     gray = ImagePreprocessing(32, mean=[0.5], std=[0.2], channels=1)
