@@ -121,7 +121,7 @@ class TestStep:
         for strength in (0.0, 3.0):
             rows = {"train": 300, "val": 30, "test": 300}
             made = module(schedule=Constant(strength), optimizer=partial(torch.optim.Adam, lr=0.01))
-            fit(made, 30, tiny.data(rows=rows, batch_size=30))
+            fit(made, 25, tiny.data(rows=rows, batch_size=75))
             inputs = tiny.tensors(rows=rows)["test"][0]
             z = made.eval().forward_with_representations(inputs)[1].detach().double()
             z = torch.cat([z, torch.ones(len(z), 1)], 1)
@@ -206,12 +206,12 @@ class TestStep:
         made = module(schedule=Constant(0.0), **INNER)
         rows = {"train": 240, "val": 3, "test": 3}
         trainer = fit(
-            made, 20, tiny.data(rows=rows, batch_size=24), accumulate_grad_batches=2, gradient_clip_val=1e-9,
+            made, 12, tiny.data(rows=rows, batch_size=24), accumulate_grad_batches=2, gradient_clip_val=1e-9,
             log_every_n_steps=1,
         )  # fmt: skip
-        assert trainer.global_step == 100
+        assert trainer.global_step == 60
         steps = {int(entry["step"]) for entry in made._inner.optimizer.state.values()}
-        assert steps == {20 * 10 * 2}
+        assert steps == {12 * 10 * 2}
         assert 0.2 < float(trainer.callback_metrics["train_expert_a_r2"]) < 1
         assert not any(weight.requires_grad for weight in made.adversary.parameters())
 
