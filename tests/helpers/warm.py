@@ -192,6 +192,9 @@ def _run(sent: dict[str, Any], files: list[int], connection: socket.socket, prog
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 1
+    if (coverage := sys.modules.get("coverage")) and (measured := coverage.Coverage.current()):
+        measured.stop()
+        measured.save()
     threading._shutdown()  # type: ignore[attr-defined]  # the threads that are not daemons
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

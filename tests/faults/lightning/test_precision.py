@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from helpers.recipe_runs import quick_teachers  # noqa: F401
 
 from lightning_fusion import (
     ACoRLModule,
