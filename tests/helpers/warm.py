@@ -76,6 +76,7 @@ def stop() -> None:
     if _started is not None:
         folder, child, writing = _started
         os.close(writing)
+        os.kill(child, signal.SIGTERM)  # a process that a test left may hold the other end of the pipe
         os.waitpid(child, 0)
         shutil.rmtree(folder)
         _started = None
