@@ -130,7 +130,7 @@ class FoEFuserModule(
         self.vocabulary = Vocabulary.of(self.pool, expert_classes, classes)
         if self.pool is not None:
             expert_domains = {name: expert.domains or [] for name, expert in self.pool.members.items()}
-        self.target, self.save_experts = target, save_experts
+        self.target, self.expert_target, self.seed, self.save_experts = target, expert_target, seed, save_experts
         if target not in ("label", "expert") or expert_target not in ("random", "best"):
             raise InputError(
                 f"target is {target!r}, expert_target is {expert_target!r}; expected label or expert, random or best"
@@ -140,8 +140,8 @@ class FoEFuserModule(
         self.mean_weight = mean_weight
         check_domains(expert_domains or {}, domains or [])
         known = expert_domains or {name: [] for name in self.expert_classes}
-        self.expert_target = ExpertTarget(domains or [], known, expert_target, seed)
-        if target == "expert" and not self.expert_target.trained_on.any():
+        self.goal = ExpertTarget(domains or [], known, expert_target, seed)
+        if target == "expert" and not self.goal.trained_on.any():
             raise InputError(
                 "target: expert requires the domains of the experts: no expert's domains are among the data's "
                 f"domains ({domains}); set the experts' domains, or target: label"
@@ -282,7 +282,7 @@ class FoEFuserModule(
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch; log it every ``log_every_n_steps`` steps."""
         batch = self._read(batch, "train")
-        goal = batch.target if self.target == "label" else self.expert_target(batch, self._spread(batch.outputs))[0]
+        goal = batch.target if self.target == "label" else self.goal(batch, self._spread(batch.outputs))[0]
         own = self.target == "label" and type(self).fuse is not FoEFuserModule.fuse
         logits = self._fuse(batch.outputs) if own else self._logits(batch.outputs)
         loss: Tensor = self.loss(logits.float(), goal)
@@ -315,7 +315,7 @@ class FoEFuserModule(
             logits = answer = self._fuse(batch.outputs)
         else:
             logits = self._logits(batch.outputs)
-            goal, experts = self.expert_target(batch, self._spread(batch.outputs))
+            goal, experts = self.goal(batch, self._spread(batch.outputs))
             chosen = self._choose(batch.outputs, logits)
             answer = self._answer(batch.outputs, chosen)
             right = experts[torch.arange(len(experts), device=experts.device), chosen]
@@ -374,7 +374,7 @@ class FoEFuserModule(
             carry_from_experts(self.pool.members.values(), self.trainer)
             self._queries.preprocessing = data_preprocessing(self.trainer) or {}
             self.pool.convert_from(self._queries.preprocessing or None)
-        by_accuracy = self.target == "expert" and self.expert_target.choice == "best"
+        by_accuracy = self.target == "expert" and self.expert_target == "best"
         if not isinstance(data, OutputsDataModule):
             if by_accuracy and stage != "predict":
                 raise InputError(
@@ -401,7 +401,7 @@ class FoEFuserModule(
         if stage == "fit":
             self._expert_metadata = outputs.experts
         if by_accuracy:
-            self.expert_target.measure(outputs["val"])
+            self.goal.measure(outputs["val"])
 
     def teardown(self, stage: str) -> None:
         """Release the experts, and report their failures."""

@@ -78,7 +78,7 @@ class TestTrainingStep:
             schedule.step()
         assert trainer.global_step == len(seen) == 6
         if arguments.get("expert_target") == "best":
-            torch.testing.assert_close(module.expert_target.accuracy, accuracy)
+            torch.testing.assert_close(module.goal.accuracy, accuracy)
         close(module.network, network)
 
     def test_rows_without_owner_are_left_out_of_the_mean(self):
@@ -364,7 +364,7 @@ class TestFacts:
         module = FoEFuserModule(tiny.experts(), domains=tiny.DOMAINS)
         assert module.classes == tiny.CLASSES
         assert module.expert_classes == tiny.EXPERT_CLASSES
-        assert module.expert_target.trained_on.tolist() == [[True, False], [False, True]]
+        assert module.goal.trained_on.tolist() == [[True, False], [False, True]]
         assert [p.shape[0] for p in module.network.parameters()][::2] == [512, 512, 3]
         again = FoEFuserModule(ExpertPool(tiny.experts(), ["owl", "dog", "cat"]))
         assert again.classes == ["owl", "dog", "cat"]
@@ -480,7 +480,7 @@ class TestCheckpoints:
         assert alone.pool is None
         assert tiny.same(alone.network, made.network)
         assert (alone.target, alone.classes, alone.expert_classes) == ("expert", made.classes, made.expert_classes)
-        assert torch.equal(alone.expert_target.trained_on, made.expert_target.trained_on)
+        assert torch.equal(alone.goal.trained_on, made.goal.trained_on)
         again = kind.load_from_checkpoint(path, weights_only=True, experts=tiny.experts())
         assert type(again) is FoEFuserModule
         assert torch.equal(again(x), made(x))
