@@ -10,7 +10,7 @@ from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED
 
 UNIFORM = "uniform distillation"
-PAPER_ROW = "HaT, attention from scratch (the paper's)"
+PAPER_ROW = "HaT, the paper's setting"
 STUDENTS: dict[str, dict[str, Any]] = {
     MAIN: {},
     PAPER_ROW: PAPER,
