@@ -16,6 +16,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import runpy
 import select
 import shutil
@@ -214,7 +215,9 @@ def _status(error: SystemExit) -> int:
 
 
 def _execute(arguments: list[str]) -> None:
-    """What ``python`` does with its arguments."""
+    """What ``python`` does with its arguments; of its flags -B alone has an effect."""
+    while re.fullmatch("-[BbdEIiOPqRsSuv]+", arguments[0]):  # as multiprocessing repeats those of its own process
+        sys.dont_write_bytecode |= "B" in arguments.pop(0)
     ours = str(Path(__file__).parents[1])
     others = [path for path in sys.path if path and path != ours]
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
