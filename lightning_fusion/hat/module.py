@@ -208,7 +208,8 @@ class HaTJointModule(ExpertModule):
         self._outputs = SourceOutputs(self.pool, with_scores=heads == "frozen")
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
         self.hints: RepresentationHints | None = None  # likewise
-        self.init, self.mixup, self.representation_weight = init, mixup, representation_weight
+        self.mixup: float | None = mixup
+        self.init, self.representation_weight = init, representation_weight
         self.procedure, self.use_dictionary = training, dictionary
         self.alpha, self.alpha_0, self.threshold = alpha, alpha_0, threshold
         self.cache, self.clip_norm = cache, clip_norm
