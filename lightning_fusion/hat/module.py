@@ -208,7 +208,7 @@ class HaTJointModule(ExpertModule):
         self._outputs = SourceOutputs(self.pool, with_scores=heads == "frozen")
         self.teacher: Any = None  # a Teacher; built from the sizes of the first training samples
         self.hints: RepresentationHints | None = None  # likewise
-        self.mixup: float | None = mixup
+        self._mixup, self.mixup = mixup, mixup or 0.0  # as given, and for the type of the input, known from the data
         self.init, self.representation_weight = init, representation_weight
         self.procedure, self.use_dictionary = training, dictionary
         self.alpha, self.alpha_0, self.threshold = alpha, alpha_0, threshold
@@ -217,7 +217,6 @@ class HaTJointModule(ExpertModule):
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
         self.metrics.add({"teacher_accuracy": accuracy_of(len(self.classes))})
         self._steps = math.inf
-        self._mixing = 0.0  # mixup's parameter for the type of the input
 
     # ------------------------------------------------------------ mathematics
 
@@ -330,7 +329,7 @@ class HaTJointModule(ExpertModule):
         batch = numbered(as_batch(batch, "the train loader"), self, batch_idx)
         rows = self.teacher.knowledge.rows(batch.index)
         mixer, student = self._players
-        pairs = Pairs.draw(self._mixing, batch.input) if self._mixing and student else None
+        pairs = Pairs.draw(self.mixup, batch.input) if self.mixup and student else None
         logits, own = self._student(batch.input if pairs is None else pairs.mix(batch.input), student)
         z = own
         if pairs is not None and not self.fitted:  # the mixer reads the sample itself
@@ -472,7 +471,7 @@ class HaTJointModule(ExpertModule):
         """
         self._connect("fit")
         input = first_rows(self).input
-        self._mixing = Pairs.parameter(self.mixup, input)
+        self.mixup = Pairs.parameter(self._mixup, input)
         index, target = training_labels(self.trainer)
         check_labels(target, self.classes)
         sizes = self._measure(input)
