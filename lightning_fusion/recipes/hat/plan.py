@@ -12,14 +12,13 @@ from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED
 UNIFORM = "uniform distillation"
 PAPER_ROW = "HaT, the paper's setting"
 STUDENTS: dict[str, dict[str, Any]] = {
-    MAIN: {},
     PAPER_ROW: PAPER,
     "HaT from scratch": {"init": "scratch"},
     "HaT, teacher uniform": {"teacher": "uniform"},
     UNIFORM: PAPER | {"teacher": "uniform", "sharpness": 1.0, "alpha": "fixed"},
     "static weights": PAPER | {"teacher": "static"},
 }
-"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each student of the main table."""
+"""Arguments of :class:`~lightning_fusion.HaTJointModule` of each further student of the main table."""
 BEST, AVERAGE = "best source by labeled accuracy", "average of the selected sources"
 SIMPLICITY = (LOCAL, BEST, TUNED, AVERAGE, MAIN, ENSEMBLE)
 """Methods that can answer new samples, the simplest first (our choice): a model of the few labels, one source as it is

@@ -251,7 +251,7 @@ def _check(
         raise InputError("epochs, source_epochs and num_targets must be at least 1")
     if source_classes is not None and source_classes < 2:
         raise InputError(f"source_classes is {source_classes}; a source needs two classes, or null for all")
-    if taken := set(variants) & {*STUDENTS, LOCAL}:
+    if taken := set(variants) & {MAIN, *STUDENTS, LOCAL}:
         raise InputError(f"variants: {shorten(sorted(taken))} is a row of the table already; rename it")
     own = set(inspect.signature(HaTJointModule).parameters) - OF_RECIPE
     known = own | OF_SELECTION | OF_TARGET

@@ -102,8 +102,6 @@ class Target:
             self._guard(student["test_accuracy"], local["test_accuracy"], kept)
         if self.plan.baselines:
             for method, arguments in STUDENTS.items():
-                if method == MAIN:
-                    continue
                 self._score(method, self._student(self.data, selection.experts, arguments, method))
             self._fusers(few, selection.experts)
         self._add("best source by labeled accuracy", "accuracy", accuracy[by_labels])
@@ -310,8 +308,9 @@ class Target:
     def _variant(self, name: str, change: Mapping[str, Any]) -> None:
         data = self.data.variant(**{key: value for key, value in change.items() if key in OF_TARGET})
         selection = self._select(data, **{key: value for key, value in change.items() if key in OF_SELECTION})
-        changed = {key: value for key, value in change.items() if key not in OF_SELECTION | OF_TARGET}
-        arguments = self.plan.student | changed
+        arguments = self.plan.student | {
+            key: value for key, value in change.items() if key not in OF_SELECTION | OF_TARGET
+        }
         self._score(name, self._student(data, selection.experts, arguments, name))
         if set(change) & OF_TARGET:
             self._score(f"{name}, local", self._local(data.variant(unlabeled=False)))
