@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -179,19 +180,29 @@ class Stacking(FittedTeacher):
 
 
 def _regress(values: Tensor, offset: Tensor, target: Tensor, penalty: float) -> Tensor:
-    """Return the (D, C) weights that minimize cross entropy plus ``penalty / 2`` times their squared norm."""
-    weight = values.new_zeros(values.shape[1], offset.shape[1], requires_grad=True)
-    solver = torch.optim.LBFGS([weight], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    """Return the (D, C) weights that minimize cross entropy plus ``penalty / 2`` times their squared norm.
 
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = F.cross_entropy(offset + values @ weight, target, reduction="sum") + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+    They lie in the span of the N samples, whose coordinates are at most N; L-BFGS solves for those.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
 
-    with torch.enable_grad():
-        solver.step(closure)
-    return weight.detach()
+    left, singular, basis = np.linalg.svd(values.cpu().numpy(), full_matrices=False)
+    inputs, known = left * singular, offset.cpu().numpy()
+    rows, truth = np.arange(len(inputs)), target.cpu().numpy()
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = flat.reshape(inputs.shape[1], -1)
+        logs = log_softmax(known + inputs @ weight, axis=1)
+        error = np.exp(logs)
+        error[rows, truth] -= 1
+        slope = inputs.T @ error + penalty * weight
+        return penalty / 2 * (flat @ flat) - logs[rows, truth].sum(), slope.ravel()
+
+    start = np.zeros(inputs.shape[1] * known.shape[1])
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-12, "gtol": 1e-6})
+    weight = basis.T @ found.x.reshape(inputs.shape[1], -1)
+    return torch.from_numpy(weight).to(values.device)
 
 
 class FineTuned(FittedTeacher):
