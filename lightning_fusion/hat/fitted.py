@@ -182,27 +182,35 @@ class Stacking(FittedTeacher):
 def _regress(values: Tensor, offset: Tensor, target: Tensor, penalty: float) -> Tensor:
     """Return the (D, C) weights that minimize cross entropy plus ``penalty / 2`` times their squared norm.
 
-    They lie in the span of the N samples, whose coordinates are at most N; L-BFGS solves for those.
+    They lie in the span of the N samples: Newton's method with conjugate gradients solves for their at most N coordinates,
+    each scaled by a bound of its curvature.
     """
     from scipy.optimize import minimize
-    from scipy.special import log_softmax
+    from scipy.special import log_softmax, softmax
 
     left, singular, basis = np.linalg.svd(values.cpu().numpy(), full_matrices=False)
-    inputs, known = left * singular, offset.cpu().numpy()
-    rows, truth = np.arange(len(inputs)), target.cpu().numpy()
+    scale = 1 / np.sqrt(singular**2 / 4 + penalty)
+    inputs, known, truth = left * (singular * scale), offset.cpu().numpy(), target.cpu().numpy()
+    rows, pull = np.arange(len(inputs)), (penalty * scale**2)[:, None]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight = flat.reshape(inputs.shape[1], -1)
+        weight = flat.reshape(len(scale), -1)
         logs = log_softmax(known + inputs @ weight, axis=1)
         error = np.exp(logs)
         error[rows, truth] -= 1
-        slope = inputs.T @ error + penalty * weight
-        return penalty / 2 * (flat @ flat) - logs[rows, truth].sum(), slope.ravel()
+        slope = inputs.T @ error + pull * weight
+        return (pull * weight**2).sum() / 2 - logs[rows, truth].sum(), slope.ravel()
 
-    start = np.zeros(inputs.shape[1] * known.shape[1])
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-12, "gtol": 1e-6})
-    weight = basis.T @ found.x.reshape(inputs.shape[1], -1)
-    return torch.from_numpy(weight).to(values.device)
+    def curvature(flat: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        weight, step = flat.reshape(len(scale), -1), direction.reshape(len(scale), -1)
+        found = softmax(known + inputs @ weight, axis=1)
+        change = found * (inputs @ step)
+        bent: np.ndarray = inputs.T @ (change - found * change.sum(1, keepdims=True)) + pull * step
+        return bent.ravel()
+
+    start = np.zeros(len(scale) * known.shape[1])
+    found = minimize(objective, start, jac=True, hessp=curvature, method="Newton-CG", options={"xtol": 1e-9})
+    return torch.from_numpy(basis.T @ (scale[:, None] * found.x.reshape(len(scale), -1))).to(values.device)
 
 
 class FineTuned(FittedTeacher):
