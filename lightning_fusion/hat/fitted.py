@@ -182,7 +182,7 @@ class Stacking(FittedTeacher):
 def _regress(values: Tensor, offset: Tensor, target: Tensor, penalty: float) -> Tensor:
     """Return the (D, C) weights that minimize cross entropy plus ``penalty / 2`` times their squared norm.
 
-    They lie in the span of the N samples: Newton's method with conjugate gradients solves for their at most N coordinates,
+    They lie in the span of the N samples: Newton's method with conjugate gradients solves for at most N coordinates,
     each scaled by a bound of its curvature.
     """
     from scipy.optimize import minimize
