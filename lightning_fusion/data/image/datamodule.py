@@ -243,7 +243,7 @@ class BaseImageDataModule(ModalityDataModule):
     # ------------------------------------------------------------- Lightning
 
     def _read_samples(self) -> None:
-        self.rows("test")
+        self._splits  # noqa: B018  # computed on access and kept
 
     def preprocess(self, images: Any, augment: bool = False) -> Any:
         """Turn (B, channels, H, W) uint8 images into normalized float32 network input; original images stay uint8."""

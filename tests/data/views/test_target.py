@@ -331,6 +331,8 @@ MADE: dict[str, Any] = {
 @pytest.mark.parametrize("kind", MADE)
 def test_every_label_of_the_files_trains_and_the_rest_is_unlabeled(kind, tmp_path):
     target = TargetDataModule(MADE[kind](tmp_path), "eve", labeled_fraction=None, min_labeled=4)
+    target.prepare_data()
+    target.setup("fit")
     shown = everything(target).target
     assert [int((shown == number).sum()) for number in (0, 1, -100)] == [10, 10, 40]
     assert len(target.labeled()) == 20 and target.classes == ["a", "b"]
