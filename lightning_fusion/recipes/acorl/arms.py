@@ -1,4 +1,4 @@
-"""Ways to train a second member beside a first one, as compared by the recipe acorl_shift."""
+"""Ways to train further members beside a first one, as compared by the recipe acorl_shift."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PLAIN, REWEIGHTING = "plain", "error reweighting"
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the second member.
+    """One way to train the members after the first one.
 
     Attributes:
         strength: Largest lambda; 0 turns the reversal off.
@@ -39,20 +39,20 @@ class Arm:
         """What the arm is but for its reversal."""
         return list(self.diversity), self.joint, self.longer
 
-    def build(self, first: Expert | None, shared: Mapping[str, Any]) -> ExpertModule:
+    def build(self, pool: Mapping[str, Expert], shared: Mapping[str, Any]) -> ExpertModule:
         """Return the module that trains the member.
 
         Args:
-            first: The first member, frozen; ``None`` for the first member itself.
+            pool: The earlier members, frozen, by name; none for the first member itself.
             shared: Arguments of :class:`~lightning_fusion.ExpertModule` that all members share.
         """
-        if first is None or not (self.strength or self.diversity):
+        if not pool or not (self.strength or self.diversity):
             return ExpertModule(**shared)
         how: dict[str, Any] = {"diversity": list(self.diversity)}
         how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
         if self.strength:  # without a reversal nothing depends on the projections
             how |= {"projection": self.projection} | ({} if self.joint else INNER_STEPS)
-        return ACoRLModule(experts={"first": first}, **how, **shared)
+        return ACoRLModule(experts=dict(pool), **how, **shared)
 
 
 def study_arms(

@@ -1,6 +1,6 @@
-"""Criteria on validation samples that select a second member, and see what it adds to the first one or do not."""
+"""Criteria on validation samples that select a way to train later members, and see what these add or do not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from lightning_fusion.experts.outputs.store import ExpertOutputs
 
 @dataclass(frozen=True)
 class Criterion:
-    """The accuracy of a pair on some validation samples.
+    """The accuracy of a pool on some validation samples.
 
     Attributes:
         outputs: Outputs of all members.
@@ -26,16 +26,16 @@ class Criterion:
     rows: np.ndarray
     groups: np.ndarray | None = None
 
-    def value(self, pair: Sequence[str]) -> float:
-        """Return the accuracy of the mean of a pair's probabilities."""
-        right = right_answers(self.outputs, "val", pair)[self.rows]
+    def value(self, pool: Sequence[str]) -> float:
+        """Return the accuracy of the mean of a pool's probabilities."""
+        right = right_answers(self.outputs, "val", pool)[self.rows]
         if self.groups is None:
             return float(right.mean())
         return min(float(right[self.groups == group].mean()) for group in np.unique(self.groups))
 
-    def weights(self, pair: Sequence[str]) -> np.ndarray:
-        """Return the weights (2,) of the pair that maximize the likelihood of these samples."""
-        places = [self.outputs.names.index(name) for name in pair]
+    def weights(self, pool: Sequence[str]) -> np.ndarray:
+        """Return the weights (K,) of the pool that maximize the likelihood of these samples."""
+        places = [self.outputs.names.index(name) for name in pool]
         known = torch.from_numpy(self.outputs.scattered("val")[self.rows][:, places])
         target = torch.from_numpy(np.asarray(self.outputs["val"].target)[self.rows]).long()
         found: np.ndarray = fit_output_weights(known, target).numpy()
@@ -54,23 +54,24 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_strength(names: Sequence[str], forecast: Forecast, samples: Criterion, first: str) -> Choice:
+def choose_strength(pools: Mapping[str, Sequence[str]], forecast: Forecast, samples: Criterion) -> Choice:
     """Choose the strength of the reversal: 0 where the forecast has objections, else the best one on shifted samples.
 
     The reversal does harm where the first member uses a cue that holds as well; validation as trained does not show it.
 
     Args:
-        names: Names of the arms, from strength 0 upwards; of equal ones the first is chosen.
+        pools: Names of the members of each arm's pool, by the name of the arm, from strength 0 upwards; of equal ones
+            the first is chosen.
         forecast: Forecast by the same shifted samples.
         samples: The shifted samples.
-        first: Name of the first member.
     """
+    names = list(pools)
     if forecast.objections:
         return Choice(names[0], f"strength 0: {'; '.join(forecast.objections)}")
-    values = [samples.value([first, name]) for name in names]
+    values = [samples.value(pool) for pool in pools.values()]
     best = int(np.argmax(values))
     compared = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
-    return Choice(names[best], f"accuracy of the pair: {compared}")
+    return Choice(names[best], f"accuracy of the pool: {compared}")
 
 
 def criteria(

@@ -1,11 +1,10 @@
-"""Study of ACoRL under a shift: second members of equal cost, evaluated where a shortcut of the first is broken."""
+"""Study of ACoRL under a shift: further members of equal cost, evaluated where a shortcut of the first is broken."""
 
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +51,7 @@ def acorl_shift(
     seeds: list[int] | None = None,
     first_epochs: int = 6,
     epochs: int = 60,
+    members: int = 2,
     strengths: list[float] | None = None,
     reweighting: float = 20.0,
     error_diversity: float = 10.0,
@@ -70,10 +70,10 @@ def acorl_shift(
     are trained for ``epochs`` each, with the same initial weights, order of data and number of epochs: plainly, with
     error reweighting, with error diversity, and with the reversal of :class:`~lightning_fusion.ACoRLModule`, with inner
     steps, at each strength, alone and with reweighting; at the first one also with error diversity, and jointly as the
-    paper is summarized.
-    Members and pairs, the mean of the probabilities of both members, equal or with weights that are fitted on the
-    validation split of ``data``, are evaluated on the test split of ``data`` and on that of ``shifted``, with the
-    calibration error of each pair and how well it tells shifted samples from others. Before the second members are
+    paper is summarized. With more than two ``members``, the third is trained in the same way beside both, and so on.
+    The last member and the pool, the mean of the probabilities of all members, equal or with weights that are fitted on
+    the validation split of ``data``, are evaluated on the test split of ``data`` and on that of ``shifted``, with the
+    calibration error of each pool and how well it tells shifted samples from others. Before the second members are
     trained, a forecast says whether the reversal is likely to pay (:mod:`lightning_fusion.acorl.forecast`); the report
     compares it with the result. The rows ``ACoRL by N samples`` are those of the strength that N shifted validation
     samples choose, 0 among them (:func:`~lightning_fusion.recipes.acorl.selection.choose_strength`).
@@ -87,12 +87,13 @@ def acorl_shift(
         output: Folder of the run.
         seeds: Random seeds, one run each; [0] by default.
         first_epochs: Epochs of the first member, and of the probe of the forecast.
-        epochs: Epochs of each second member.
+        epochs: Epochs of each later member.
+        members: Number of members of each pool, 2 or more.
         strengths: Largest lambdas to compare; [1.0, 3.0] by default.
         reweighting: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorReweighting`.
         error_diversity: Weight of :class:`~lightning_fusion.acorl.diversity.ErrorDiversity`.
         longer: Factor of the epochs of a plain member that is trained as long in time as those of ACoRL.
-        shifted_samples: Numbers of shifted validation samples by which strengths, arms and weights of the pair are
+        shifted_samples: Numbers of shifted validation samples by which strengths, arms and weights of the pool are
             selected; 0 stands for criteria on the validation split of ``data``, and the strength 0. The forecast that
             is compared with the result sees the largest number. [0, 20, 100] by default.
         arms: Names of the second members to train beside the plain one, as in the report; all by default.
@@ -114,6 +115,8 @@ def acorl_shift(
     shifted_samples = [0, 20, 100] if shifted_samples is None else shifted_samples
     recorded = describe_arguments(locals(), "shifted")
     check_seeds(seeds)
+    if members < 2:
+        raise InputError(f"members is {members}; expected at least 2")
     if min(first_epochs, epochs, longer) < 1:
         raise InputError(f"first_epochs is {first_epochs}, epochs {epochs}, longer {longer:g}; expected at least 1")
     if not strengths or any(not 0 < strength < float("inf") for strength in strengths):
@@ -127,7 +130,7 @@ def acorl_shift(
     shifted = prepared(shifted, data.classes)
     study = _Shift(
         name="acorl_shift",
-        main=f"pair, {PLAIN}",
+        main=f"pool, {PLAIN}",
         config=describe_data(data) | {"shifted": describe_data(shifted)} | recorded,
         metric=SHIFTED,
         title="test accuracy, shifted",
@@ -137,6 +140,7 @@ def acorl_shift(
         network=network,
         first_epochs=first_epochs,
         epochs=epochs,
+        members=members,
         arms={name: arm for name, arm in known.items() if arms is None or name in (PLAIN, *arms)},
         shifted_samples=shifted_samples,
         reweighting=reweighting,
@@ -152,6 +156,7 @@ class _Shift(Recipe):
     network: Callable[[int], nn.Module]
     first_epochs: int
     epochs: int
+    members: int
     arms: Mapping[str, Arm]
     shifted_samples: Sequence[int]
     reweighting: float
@@ -164,13 +169,12 @@ class _Shift(Recipe):
     maps: tuple[Any, dict[str, Any]] | None = None
 
     def run_seed(self, run: Run, seed: int) -> None:
-        """Train the members of one seed, and evaluate them and their pairs."""
+        """Train the members of one seed, and evaluate them and their pools."""
         one = SeedRun(run, self.data.variant(seed=seed), seed)
         shifted = self.shifted.variant(seed=seed)
-        members = {FIRST: self._train(one, FIRST, Arm(), None)}
-        first = {"first": one.load_expert(members[FIRST], self.network)}
+        first = {FIRST: self._train(one, FIRST, Arm(), {})}
         probe = Probe(
-            experts=first,
+            experts={"first": first[FIRST]},
             shared=self._shared(one.data),
             shifted=shifted,
             counts=self.shifted_samples,
@@ -179,10 +183,13 @@ class _Shift(Recipe):
         )
         forecasts = probe.forecasts(one)
         self.forecasts.append(forecasts[max(forecasts)])
+        pools = {}
         for name, arm in self.arms.items():
-            members[name] = self._train(one, name, arm, members[FIRST])
+            pools[name] = dict(first)
+            for label in _labels(name, self.members):
+                pools[name][label] = self._train(one, label, arm, pools[name])
         start = time.perf_counter()
-        experts = {name: one.load_expert(path, self.network) for name, path in members.items()}
+        experts = {label: expert for pool in pools.values() for label, expert in pool.items()}
         trained = one.outputs_of("as_trained", experts, one.data, ("val", "test"))
         moved = one.outputs_of("shifted", experts, shifted, ("val", "test"))
         for metric, outputs in (("accuracy", trained), (SHIFTED, moved)):
@@ -191,7 +198,7 @@ class _Shift(Recipe):
         choices = self._choose(rules, forecasts)
         for label, choice in choices.items():
             self.choices.setdefault(label, []).append(choice)
-        scores = {name: self._score([FIRST, name], trained, moved) for name in self.arms}
+        scores = {name: self._score(list(pool), trained, moved) for name, pool in pools.items()}
         chosen = {label: choice.arm for label, choice in choices.items()}
         for label, name in {**dict(zip(self.arms, self.arms, strict=True)), **chosen}.items():
             for (who, metric), value in scores[name].items():
@@ -206,48 +213,54 @@ class _Shift(Recipe):
         for count, forecast in forecasts.items():
             for control, names in by_strength(self.arms).items() if count else ():
                 samples = rules[f"{count} shifted samples"]
-                found[chosen_label(count, control)] = choose_strength(names, forecast, samples, FIRST)
+                pools = {name: self._pool(name) for name in names}
+                found[chosen_label(count, control)] = choose_strength(pools, forecast, samples)
         return found
 
     def _score(
-        self, pair: Sequence[str], trained: ExpertOutputs, shifted: ExpertOutputs
+        self, pool: Sequence[str], trained: ExpertOutputs, shifted: ExpertOutputs
     ) -> dict[tuple[str, str], float]:
-        """Test a member, its pair with the first one, and that with weights fitted on validation as trained."""
-        weights = Criterion(trained, np.arange(len(trained["val"].target))).weights(pair)
+        """Test the last member, the pool, and the pool with weights fitted on validation as trained."""
+        weights = Criterion(trained, np.arange(len(trained["val"].target))).weights(pool)
         found = {}
         for metric, outputs in (("accuracy", trained), (SHIFTED, shifted)):
-            answers = right_answers(outputs, "test", pair[1:]), right_answers(outputs, "test", pair)
-            for who, right in zip(tables.WHO, (*answers, right_answers(outputs, "test", pair, weights)), strict=True):
+            answers = right_answers(outputs, "test", pool[-1:]), right_answers(outputs, "test", pool)
+            for who, right in zip(tables.WHO, (*answers, right_answers(outputs, "test", pool, weights)), strict=True):
                 found[who, metric] = float(right.mean())
-        return found | {("pair", metric): value for metric, value in uncertainty(trained, shifted, pair).items()}
+        return found | {("pool", metric): value for metric, value in uncertainty(trained, shifted, pool).items()}
+
+    def _pool(self, name: str) -> list[str]:
+        """Return the names of the members of an arm's pool."""
+        return [FIRST, *_labels(name, self.members)]
 
     def _shared(self, data: Any) -> dict[str, Any]:
         """Arguments of all modules."""
         return {"network": self.network, **module_facts(data), **self.arguments}
 
-    def _train(self, one: SeedRun, name: str, arm: Arm, first: Path | None) -> Path:
-        """Train a member, and return its checkpoint; second members share initial weights and the order of data."""
-        shared, epochs = self._shared(one.data), self.first_epochs if first is None else self.epochs * arm.longer
-        frozen = None if first is None else one.load_expert(first, self.network)
+    def _train(self, one: SeedRun, name: str, arm: Arm, pool: Mapping[str, Expert]) -> Expert:
+        """Train a member beside a pool; members of the same place share initial weights and the order of data."""
+        epochs = self.epochs * arm.longer if pool else self.first_epochs
+        numbered = {f"member_{number}": expert for number, expert in enumerate(pool.values(), 1)}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen member
-            return one.train(
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen members
+            path = one.train(
                 f"members/{_file_name(name)}",
-                partial(arm.build, frozen, shared),
+                partial(arm.build, numbered, self._shared(one.data)),
                 one.data,
-                seed=stage_seed(one.seed, 1 if first is None else 2),
+                seed=stage_seed(one.seed, 1 + len(pool)),
                 epochs=round(epochs),
                 label=f"seed {one.seed}  {name}",
             )
+        return one.load_expert(path, self.network)
 
     def _select(self, rules: Mapping[str, Criterion], trained: ExpertOutputs, shifted: ExpertOutputs) -> None:
-        """Select an arm of each family by each criterion, and evaluate its pair, also with fitted weights."""
+        """Select an arm of each family by each criterion, and evaluate its pool, also with fitted weights."""
         for family, names in families(self.arms).items():
             for criterion, rule in rules.items():
-                best = max(names, key=lambda name: rule.value([FIRST, name]))
-                pair, weights = [FIRST, best], rule.weights([FIRST, best])
-                tested = [right_answers(each, "test", pair).mean() for each in (trained, shifted)]
-                weighted = [right_answers(each, "test", pair, weights).mean() for each in (trained, shifted)]
+                best = max(names, key=lambda name: rule.value(self._pool(name)))
+                pool, weights = self._pool(best), rule.weights(self._pool(best))
+                tested = [right_answers(each, "test", pool).mean() for each in (trained, shifted)]
+                weighted = [right_answers(each, "test", pool, weights).mean() for each in (trained, shifted)]
                 found = Selected(best, *map(float, (*tested, *weighted)))
                 self.selected.setdefault((family, criterion), []).append(found)
 
@@ -283,24 +296,29 @@ class _Shift(Recipe):
             "shifted": source_of(self.shifted),
             "classes": len(self.data.classes),
             "rows": ", ".join(f"{split} {len(self.data.rows(split))}" for split in SPLITS),
-            "epochs": f"first member {self.first_epochs}, second members {self.epochs}",
+            "epochs": f"first member {self.first_epochs}, later members {self.epochs}",
         }
         report.text = tables.shift_text(report, self.arms, self.selected, self.forecasts, self.choices)
         report.notes += [*data_notes(self.data), *tables.power(report, self.arms)]
 
     def figures(self, run: Run) -> Figures:
-        """Plot the accuracies of all pairs, as trained and shifted, and maps of images."""
+        """Plot the accuracies of all pools, as trained and shifted, and maps of images."""
         report = run.report
         values = {
-            how: [float(np.mean(report.values(f"pair, {name}", metric))) for name in self.arms]
+            how: [float(np.mean(report.values(f"pool, {name}", metric))) for name in self.arms]
             for how, metric in (("as trained", "accuracy"), ("shifted", SHIFTED))
         }
-        figure = plotting.grouped_bars(values, list(self.arms), label="test accuracy", title="Pairs of members")
-        found = {"pairs": (figure, "Test accuracy of the first member with each second one, mean over seeds.")}
+        figure = plotting.grouped_bars(values, list(self.arms), label="test accuracy", title="Pools of members")
+        found = {"pools": (figure, "Test accuracy of the first member with later ones of each kind, mean over seeds.")}
         if self.maps is not None:
             caption = f"Integrated gradients of the true class on {_SHOWN} shifted test images, last seed."
             found["attributions"] = (plotting.attribution_maps(*self.maps), caption)
         return found
+
+
+def _labels(name: str, members: int) -> list[str]:
+    """Return the names of the members of an arm, from the second on."""
+    return [name, *(f"{name}, member {number}" for number in range(3, members + 1))]
 
 
 def _file_name(name: str) -> str:

@@ -14,14 +14,14 @@ from lightning_fusion.recipes.acorl.uncertainty import METRICS
 from lightning_fusion.recipes.report import Gain, Report, paired_gain
 
 FIRST, SHIFTED = "first member", "shifted accuracy"
-WHO = ("member", "pair", "weighted pair")
-"""A second member, its mean with the first one, and their mean with weights fitted on validation as trained."""
+WHO = ("member", "pool", "weighted pool")
+"""The last member, the mean of all, and that with weights fitted on validation as trained."""
 LEAST_GAIN = 0.02
 """Gain of a member on shifted samples from which the reversal is said to have paid, if its interval is above 0."""
 
 
 class Selected(NamedTuple):
-    """An arm that a criterion selected in one seed, and the test accuracy of its pair.
+    """An arm that a criterion selected in one seed, and the test accuracy of its pool.
 
     Attributes:
         arm: Name of the arm.
@@ -57,7 +57,7 @@ def shift_text(
     both = [name for name, arm in arms.items() if arm.strength and name.endswith(f"+ {REWEIGHTING}")]
     reversals = [name for name, arm in arms.items() if arm.strength and not arm.joint and not arm.diversity]
     text = [
-        "Gain over the plain second member, in points, paired by seed, with 95 % interval; weights of weighted pairs "
+        "Gain over plain members, in points, paired by seed, with 95 % interval; weights of weighted pools "
         "are fitted on the validation split as trained:",
         "",
         *_gains(report, [*arms, *choices]),
@@ -70,24 +70,24 @@ def shift_text(
         *text,
         "",
         *_chosen(report, choices),
-        "Pairs: calibration error (15 bins), and AUROC of telling shifted test samples from those as trained, by the "
-        "disagreement of both members and by the entropy of their mean:",
+        "Pools: calibration error (15 bins), and AUROC of telling shifted test samples from those as trained, by the "
+        "disagreement of the members and by the entropy of their mean:",
         "",
         *_uncertain(report, [*arms, *choices]),
         "",
-        "The arm of each seed whose pair is best by a criterion on validation samples. Its pair on test: the mean of "
-        "both members, and their mean with weights that are fitted on the same samples.",
+        "The arm of each seed whose pool is best by a criterion on validation samples. Its pool on test: the mean of "
+        "all members, and their mean with weights that are fitted on the same samples.",
         "",
         *_selected(report, selected),
         "",
-        "Forecast before the second members were trained, and what came of it:",
+        "Forecast before the later members were trained, and what came of it:",
         "",
         *_forecasts(report, reversals, forecasts),
     ]
 
 
 def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN) -> Gain:
-    """Return the paired gain of an arm's ``member``, ``pair`` or ``weighted pair`` over that of another arm."""
+    """Return the paired gain of an arm's ``member``, ``pool`` or ``weighted pool`` over that of another arm."""
     own, other = (report.values(f"{who}, {each}", metric) for each in (name, against))
     return paired_gain(own, other)
 
@@ -125,7 +125,7 @@ def _chosen(report: Report, choices: Mapping[str, Sequence[Choice]]) -> list[str
     rows = [[", ".join(arms), str(seed), ", ".join(arms.values()), reason] for (seed, reason), arms in told.items()]
     rule = (
         "Strength by shifted samples: 0 where the forecast by them objects (the first member does not live on a cue "
-        "that breaks, or no other cue is at hand), else that of the best pair on them, of equal ones the smallest; "
+        "that breaks, or no other cue is at hand), else that of the best pool on them, of equal ones the smallest; "
         f"{without}"
     )
     return [rule, "", *markdown_table(["rows", "seed", "arms", "reason"], rows), ""]
@@ -141,7 +141,7 @@ def _gains(report: Report, arms: Sequence[str]) -> list[str]:
                 cells.append(f"{np.mean(report.values(f'{who}, {name}', metric)):.3f}{more}")
         rows.append(cells)
     columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in WHO]
-    return markdown_table(["second member", *columns], rows)
+    return markdown_table(["later members", *columns], rows)
 
 
 def _uncertain(report: Report, arms: Sequence[str]) -> list[str]:
@@ -149,11 +149,11 @@ def _uncertain(report: Report, arms: Sequence[str]) -> list[str]:
     for name in arms:
         cells = [name]
         for metric in METRICS:
-            found = f"{np.mean(report.values(f'pair, {name}', metric)):.3f}"
-            more = "" if name == PLAIN else f" ({gain(report, 'pair', name, metric).points()})"
+            found = f"{np.mean(report.values(f'pool, {name}', metric)):.3f}"
+            more = "" if name == PLAIN else f" ({gain(report, 'pool', name, metric).points()})"
             cells.append(found + more)
         rows.append(cells)
-    return markdown_table(["second member", *METRICS], rows)
+    return markdown_table(["later members", *METRICS], rows)
 
 
 def _against(report: Report, name: str, other: str) -> str:
@@ -163,7 +163,7 @@ def _against(report: Report, name: str, other: str) -> str:
 
 
 def _selected(report: Report, selected: Mapping[tuple[str, str], Sequence[Selected]]) -> list[str]:
-    plain = report.values(f"pair, {PLAIN}", SHIFTED)
+    plain = report.values(f"pool, {PLAIN}", SHIFTED)
     rows = []
     for (family, criterion), found in selected.items():
         counts = Counter(each.arm for each in found).most_common()

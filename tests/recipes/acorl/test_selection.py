@@ -14,7 +14,7 @@ OBJECTS = Forecast(r2=0.5, accuracy=0.9, shifted=0.8, other=math.nan, chance=0.1
 
 
 def samples(rights: list[int]) -> Criterion:
-    """Twenty samples, of which the pairs with the first member, always unsure, get so many right."""
+    """Twenty samples, of which the pools with the first member, always unsure, get so many right."""
     target = np.arange(20) % 2
     answers = {"first": np.full((20, 2), 0.5)}
     for name, right in zip(NAMES, rights, strict=True):
@@ -34,11 +34,11 @@ def samples(rights: list[int]) -> Criterion:
     ],
 )
 def test_the_best_strength_on_shifted_samples_is_chosen_unless_the_forecast_objects(rights, forecast, chosen):
-    found = choose_strength(NAMES, forecast, samples(rights), "first")
+    found = choose_strength({name: ["first", name] for name in NAMES}, forecast, samples(rights))
     assert found.arm == NAMES[chosen]
     if forecast is AGREES:
         parts = ", ".join(f"{name} {right / 20:.2f}" for name, right in zip(NAMES, rights, strict=True))
-        assert found.reason == f"accuracy of the pair: {parts}"
+        assert found.reason == f"accuracy of the pool: {parts}"
     else:
         assert found.reason.endswith("experts 0.90 as trained, 0.80 shifted: they do not live on a cue that breaks")
 

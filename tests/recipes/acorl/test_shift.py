@@ -37,7 +37,7 @@ def run(output, **given):
 
 
 @pytest.mark.slow
-def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
+def test_members_and_pools_are_evaluated_on_both_kinds_of_samples(tmp_path):
     made = []
 
     def projection(num_inputs: int, num_outputs: int) -> ProjectionMLP:
@@ -55,7 +55,7 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     for labels, seed, names, _ in told:
         chosen |= dict(zip(labels.split(", "), names.split(", "), strict=True)) if seed == "1" else {}
     arms = {"plain", *ARMS, "ACoRL by 30 samples", "ACoRL by 30 samples + error reweighting"}
-    methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pair", "weighted pair") for arm in arms}
+    methods = {"first member"} | {f"{who}, {arm}" for who in ("member", "pool", "weighted pool") for arm in arms}
     for metric in ("accuracy", "shifted accuracy"):
         rows = [row for row in found["rows"] if row["metric"] == metric]
         assert {row["method"] for row in rows} == methods and len(rows) == 2 * len(methods)
@@ -71,13 +71,13 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     (row,) = (
         row
         for row in found["rows"]
-        if (row["method"], row["metric"], row["seed"]) == ("pair, ACoRL 1 + error diversity", "shifted accuracy", 1)
+        if (row["method"], row["metric"], row["seed"]) == ("pool, ACoRL 1 + error diversity", "shifted accuracy", 1)
     )
     assert row["value"] == pytest.approx(expected, abs=1e-6)
     assert len(chosen) == 2
     for label, arm in chosen.items():
         for metric in ("accuracy", "shifted accuracy"):
-            of_row, of_arm = (value(found["rows"], f"pair, {each}", metric, 1) for each in (label, arm))
+            of_row, of_arm = (value(found["rows"], f"pool, {each}", metric, 1) for each in (label, arm))
             assert of_row == of_arm
     assert "A gain is seen from about this many points: " in report
     for criterion in ("as trained", "errors of the first member weigh 20", "worse of its errors", "30 shifted samples"):
@@ -97,9 +97,37 @@ def test_members_and_pairs_are_evaluated_on_both_kinds_of_samples(tmp_path):
     assert np.isfinite([row["value"] for row in found["rows"]]).all()
 
 
+@pytest.mark.slow
+def test_third_members_are_trained_beside_both_earlier_ones(tmp_path):
+    experts = []
+
+    def projection(num_inputs: int, num_outputs: int) -> ProjectionMLP:
+        experts.append(num_outputs)
+        return ProjectionMLP(num_inputs, num_outputs, hidden=4)
+
+    run(tmp_path, arms=["ACoRL 1"], projection=projection, seeds=[0], members=3, shifted_samples=[0])
+    assert len(experts) == 1 + 2  # one projection for each earlier member
+    rows = results(tmp_path)["rows"]
+    names = ("first_member", "ACoRL_1", "ACoRL_1_member_3")
+    members = [Expert(partial(SmallConvNet, width=2), str(tmp_path / f"seed_0/members/{name}.ckpt")) for name in names]
+    data = DATA(0.1, seed=0)
+    data.setup("test")
+    batch = data.on_after_batch_transfer(data.rows("test")[torch.arange(len(data.rows("test")))], 0)
+    answers = torch.stack([member(batch.input) for member in members])
+    for who, given in (("pool", answers.mean(0)), ("member", answers[2])):
+        expected = float((given.argmax(1) == batch.target).double().mean())
+        assert value(rows, f"{who}, ACoRL 1", "shifted accuracy") == pytest.approx(expected, abs=1e-6)
+    plain = [
+        torch.load(tmp_path / f"seed_0/members/{name}.ckpt", weights_only=True) for name in ("plain", "plain_member_3")
+    ]
+    weights = [each["state_dict"]["network.head.weight"] for each in plain]
+    assert not torch.equal(*weights)  # another start, as in a deep ensemble
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"members": 1}, "members is 1; expected at least 2"),
         ({"epochs": 0}, "first_epochs is 1, epochs 0, longer 1.6; expected at least 1"),
         ({"strengths": [0.0]}, r"strengths: found \[0.0\]; expected numbers above 0"),
         ({"arms": ["ACoRL 2"]}, "arms: found ACoRL 2; expected some of plain, plain, 1.6 x epochs, error reweighting"),
