@@ -103,9 +103,10 @@ def train_model(path: Path, rows: list[list[str]], epochs: int, width: int, seed
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel(config)
     read, wanted = [], []
-    for query, intent in rows:
-        question = tokenizer(prompt(query, [], listed=False))["input_ids"]
-        answer = [*tokenizer(f" {spoken(intent)}", add_special_tokens=False)["input_ids"], end]
+    questions = tokenizer([prompt(query, [], listed=False) for query, _ in rows])["input_ids"]
+    answers = tokenizer([f" {spoken(intent)}" for _, intent in rows], add_special_tokens=False)["input_ids"]
+    for question, name in zip(questions, answers, strict=True):
+        answer = [*name, end]
         read.append(torch.tensor(question + answer))
         wanted.append(torch.tensor([-100] * len(question) + answer))
     steps = -(-len(rows) // 32)
