@@ -132,6 +132,17 @@ class TestTraining:
             torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0)
         assert not tiny.same(full, half)
 
+    def test_no_step_loads_the_library_of_a_gpu_that_is_not_there(self, monkeypatch):
+        asked, found = [], torch.cuda._device_count_nvml
+        monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: asked.append(1) or found())
+        counts = []
+        for epochs in (1, 3):
+            monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # by Lightning
+            asked.clear()
+            tiny.trainer(epochs).fit(module(), datamodule=tiny.data())
+            counts.append(len(asked))
+        assert counts[0] == counts[1] or torch.cuda.is_available()
+
 
 class TestCheckpoint:
     @pytest.mark.slow
