@@ -1,8 +1,12 @@
 """Parts of a module whose sizes depend on the data, built before callbacks copy the module."""
 
+import warnings
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
 
 
 @runtime_checkable
@@ -13,8 +17,16 @@ class PreparesFit(Protocol):
         """Connect the module with the data of a fit, build the parts, and check them."""
 
 
+@runtime_checkable
+class BeginsFit(Protocol):
+    """A module that sets values at the start of a run, and not of a resumed one."""
+
+    def begin_fit(self) -> None:
+        """Set the values; a checkpoint to resume from has been loaded."""
+
+
 class EarlyParts(Callback):
-    """Call ``prepare_fit`` of the module at the start of a fit, as the first callback.
+    """Call ``prepare_fit`` and ``begin_fit`` of the module at the start of a fit, as the first callback.
 
     Lightning sets callbacks up before the module, and some of them copy it there
     (:class:`~lightning.pytorch.callbacks.EMAWeightAveraging`); parts that the module's own ``setup`` built would be
@@ -25,6 +37,11 @@ class EarlyParts(Callback):
         """Prepare a fit of a module that has such parts: the trainer may fit another one later."""
         if stage == "fit" and isinstance(pl_module, PreparesFit):
             pl_module.prepare_fit()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the fit before other callbacks, such as a learning-rate finder, train the module."""
+        if isinstance(pl_module, BeginsFit):
+            pl_module.begin_fit()
 
     @classmethod
     def install(cls, module: LightningModule) -> None:
@@ -45,3 +62,27 @@ class EarlyParts(Callback):
         """
         callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         return any(isinstance(callback, cls) for callback in callbacks)
+
+    @staticmethod
+    def renew_copies(module: LightningModule) -> None:
+        """Let callbacks that average weights copy the module again, after it got further parts or other weights.
+
+        Args:
+            module: Module in a fit.
+        """
+        for callback in module.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+            if isinstance(callback, WeightAveraging):
+                callback.setup(module.trainer, module, "fit")
+
+
+def expect_eval_mode(module: nn.Module, frozen: Iterable[nn.Module | None]) -> None:
+    """Ignore Lightning's warning of modules in eval mode, if they are all frozen ones, which stay in it by design.
+
+    Args:
+        module: Module at the start of a fit.
+        frozen: Its parts that stay in eval mode.
+    """
+    resting = {part for part in module.modules() if not part.training}
+    if resting and resting <= {part for whole in frozen if whole is not None for part in whole.modules()}:
+        message = rf"Found {len(resting)} module\(s\) in eval mode at the start of training"
+        warnings.filterwarnings("ignore", message=message)

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
@@ -210,6 +210,11 @@ class Expert(SharedModel, nn.Module):
     def train(self, mode: bool = True) -> "Expert":
         """Stay in eval mode, so that batch-norm statistics and dropout of a frozen model do not change."""
         return super().train(False)
+
+    def network_columns(self, places: Sequence[int]) -> list[int]:
+        """Return positions among :attr:`classes` as positions among the outputs of the network; -1 stays -1."""
+        order = self._columns
+        return [place if place < 0 or order is None else order[place] for place in places]
 
     def convert_from(self, found: Mapping[str, Any] | None, whose: str | None = "the expert") -> None:
         """Convert input with another normalization to that of the training; other differences are warnings.

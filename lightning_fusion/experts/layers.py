@@ -121,6 +121,16 @@ def floats_to(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a ``state_dict``; extra states of modules (``get_extra_state``) may be anything.
+
+    Example:
+        >>> list(state_tensors(nn.Linear(2, 1)))
+        ['weight', 'bias']
+    """
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
 def like_weights(input: Any, network: Any) -> Any:
     """Return the input in the data type of a network's weights, such as bfloat16 of a model that was loaded in it.
 

@@ -185,7 +185,7 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabu
     # ----------------------------------------------------- around the training
 
     def setup(self, stage: str) -> None:
-        """Read the saved policy, if there is one and it is not fitted yet; check that experts belong to it."""
+        """Connect policy, experts and data, and check that they belong together."""
         data = getattr(self.trainer, "datamodule", None)
         take_order(self, labeled_attribute(data, "classes"))
         if self.pool is not None:
@@ -218,8 +218,6 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabu
                         "remove it"
                     )
             return
-        if not self.policy.names and self.folder is not None and not self.trainer.ckpt_path:
-            self._serve(FrugalFoE.load(self.folder).to(self.device))
         if self.policy.names:
             self._check(metadata)
 
@@ -229,6 +227,26 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabu
             self.pool.convert_from(None)
             release_new_samples(self.trainer)
             self._queries.report(stage)
+
+    def on_validation_start(self) -> None:
+        """Fit the policy before the first validation, or read the saved one."""
+        self._finish()
+        self._read_saved()
+
+    def on_test_start(self) -> None:
+        """Read the saved policy."""
+        self._read_saved()
+
+    def on_predict_start(self) -> None:
+        """Read the saved policy."""
+        self._read_saved()
+
+    def _read_saved(self) -> None:
+        """Read the policy of the folder, unless this one is fitted: a checkpoint has been loaded before."""
+        if self.policy.names or self.folder is None or self.trainer.state.fn == "fit":
+            return
+        self._serve(FrugalFoE.load(self.folder).to(self.device))
+        self._check(self._expert_metadata)
 
     def _serve(self, saved: FrugalFoE) -> None:
         """Use a saved policy with the serving options of this one; report options that require another fit."""
@@ -263,10 +281,6 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabu
     def on_fit_start(self) -> None:
         """Clear the samples of an earlier fit."""
         self._rows, self._used = [], 0
-
-    def on_validation_start(self) -> None:
-        """Fit the policy before the first validation."""
-        self._finish()
 
     def on_train_epoch_end(self) -> None:
         """Fit the policy if there was no validation."""

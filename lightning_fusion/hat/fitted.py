@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.splits import stratified_folds
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.answers import take_rows
@@ -20,7 +21,7 @@ from lightning_fusion.experts.names import NamedModules
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.foe.fusers import MLPFuser
 from lightning_fusion.hat.mixer import aligned
-from lightning_fusion.hat.sources import run_sources
+from lightning_fusion.hat.sources import TINY, run_sources
 
 FLOOR = 1e-4
 """Smallest probability whose logarithm a teacher reads: beyond it, small samples tell nothing."""
@@ -217,32 +218,43 @@ class FineTuned(FittedTeacher):
     """Average of the sources after each was fine-tuned on the labels.
 
     Copies of the sources stay in eval mode, so that neither dropout nor the statistics of batch normalization change on
-    few samples (our choice). Sources without weights in torch answer as they are.
+    few samples (our choice). Copies of sources in 16-bit precision are in float32, in which AdamW is stable. Sources
+    without weights in torch, and those whose outputs have no gradient, answer as they are.
 
     Args:
         pool: The sources.
         columns: For each source and each target class, the source's output of that class; -1 if it lacks the class.
         epochs: Passes over the labeled samples.
         rate: Learning rate of AdamW, which is annealed to 0.
+
+    Attributes:
+        untrained: Names of the sources whose outputs have no gradient, after :meth:`fit`.
     """
 
     def __init__(
         self, pool: ExpertPool, columns: Mapping[str, Sequence[int]], epochs: int = 20, rate: float = 1e-3
     ) -> None:
         super().__init__()
-        self.sources = NamedModules({name: copy.deepcopy(expert) for name, expert in pool.members.items()})
+        self.sources = NamedModules({name: _in_float32(expert) for name, expert in pool.members.items()})
         self.columns = {name: list(columns[name]) for name in pool.names}
         self.epochs, self.rate = epochs, rate
+        self.untrained: list[str] = []
 
     def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
-        """Fine-tune each source on the labeled samples of its classes."""
+        """Fine-tune each source on the labeled samples of its classes.
+
+        Raises:
+            InputError: If the outputs of a fine-tuned source are not finite.
+        """
+        self.untrained = []
         for name, source in self.sources.items():
             places = torch.tensor(self.columns[name], device=target.device)
             known = (places[target] >= 0).nonzero().flatten()
             weights = [weight for weight in source.parameters() if weight.is_floating_point()]
             if not len(known) or not weights:
                 continue
-            descend(source, weights, take_rows(evidence.input, known), target[known], places, self, seed)
+            if not descend(source, weights, take_rows(evidence.input, known), target[known], places, self, seed):
+                self.untrained.append(name)
         return self
 
     @torch.no_grad()
@@ -252,19 +264,38 @@ class FineTuned(FittedTeacher):
 
     @torch.no_grad()
     def answers(self, input: Any) -> dict[str, Tensor]:
-        """Return (N, C) probabilities of each fine-tuned source, by name."""
+        """Return (N, C) probabilities of each fine-tuned source, by name, computed for 64 samples at a time.
+
+        Raises:
+            InputError: If they are not finite.
+        """
         found = {}
         for name, source in self.sources.items():
-            probabilities = source(input)
+            parts = [source(take_rows(input, rows)) for rows in torch.arange(num_samples(input) or 0).split(_ROWS)]
+            probabilities = torch.cat(parts)
+            if not bool(probabilities.isfinite().all()):
+                raise InputError(
+                    f"teacher: the outputs of source {name} are NaN or infinite after it was fine-tuned; leave it out "
+                    "of experts, or set teacher: stacking"
+                )
             places = torch.tensor(self.columns[name], device=probabilities.device)
-            found[name] = aligned(probabilities.clamp_min(1e-12).log(), places).exp()
+            found[name] = aligned(probabilities.clamp_min(TINY).log(), places).exp()
         return found
+
+
+def _in_float32(expert: Expert) -> Expert:
+    """Return a copy of an expert whose weights in 16-bit precision are in float32."""
+    copied = copy.deepcopy(expert)
+    half = any(weight.is_floating_point() and weight.element_size() < 4 for weight in copied.parameters())
+    return copied.float() if half else copied
 
 
 def descend(
     source: Expert, weights: list[nn.Parameter], input: Any, target: Tensor, places: Tensor, how: Any, seed: int
-) -> None:
+) -> bool:
     """Minimize the cross entropy of a source on labeled samples with AdamW, in batches of 64 samples.
+
+    Returns whether its outputs have a gradient; if not, it stays as it is.
 
     Args:
         source: The source, which stays in eval mode.
@@ -280,16 +311,21 @@ def descend(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs * parts)
     generator = torch.Generator().manual_seed(seed)
     source.requires_grad_(True)
-    with torch.enable_grad():
-        for _ in range(how.epochs):
-            for rows in torch.randperm(len(target), generator=generator).chunk(parts):
-                optimizer.zero_grad()
-                scores = source.trainable_forward(take_rows(input, rows)).clamp_min(1e-12).log()
-                wanted = target[rows.to(target.device)]
-                F.nll_loss(aligned(scores, places), wanted).backward()
-                optimizer.step()
-                schedule.step()
-    source.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            for _ in range(how.epochs):
+                for rows in torch.randperm(len(target), generator=generator).chunk(parts):
+                    optimizer.zero_grad()
+                    scores = source.trainable_forward(take_rows(input, rows)).clamp_min(TINY).log()
+                    if not scores.requires_grad:
+                        return False
+                    wanted = target[rows.to(target.device)]
+                    F.nll_loss(aligned(scores, places), wanted).backward()
+                    optimizer.step()
+                    schedule.step()
+    finally:
+        source.requires_grad_(False)
+    return True
 
 
 class FoE(FittedTeacher):
@@ -305,14 +341,14 @@ class FoE(FittedTeacher):
     def __init__(self, num_sources: int, num_classes: int, epochs: int = 100, rate: float = 1e-3) -> None:
         super().__init__()
         self.num_inputs, self.num_classes, self.epochs, self.rate = num_sources * num_classes, num_classes, epochs, rate
-        self.network = MLPFuser(self.num_inputs, num_classes, (64, 64)).requires_grad_(False)
+        self.network = MLPFuser(self.num_inputs, num_classes, (64, 64)).float().requires_grad_(False)
 
     def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
         """Train the fuser."""
         values = evidence.log_probabilities.exp().flatten(1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = MLPFuser(self.num_inputs, self.num_classes, (64, 64)).to(values.device)
+            network = MLPFuser(self.num_inputs, self.num_classes, (64, 64)).to(values)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.rate, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(seed)
         with torch.enable_grad():
@@ -362,7 +398,7 @@ def folds_of(target: Tensor, seed: int) -> Tensor:
 def cross_fit(make: Callable[[], FittedTeacher], evidence: Evidence, target: Tensor, seed: int) -> Tensor:
     """Return (N, C) predictions of each labeled sample by a teacher that was fitted without its fold."""
     fold = folds_of(target, seed)
-    result = torch.zeros(len(target), evidence.log_probabilities.shape[2], device=target.device)
+    result = evidence.log_probabilities.new_zeros(len(target), evidence.log_probabilities.shape[2])
     for number in fold.unique().tolist():
         held = (fold == number).nonzero().flatten()
         kept = (fold != number).nonzero().flatten()
@@ -377,8 +413,7 @@ def sharpen(probabilities: Tensor, sharpness: float) -> Tensor:
         >>> sharpen(torch.tensor([[0.75, 0.25]]), 2.0)
         tensor([[0.9000, 0.1000]])
     """
-    powered = probabilities.clamp_min(1e-12).pow(sharpness) * (probabilities > 0)
-    return powered / powered.sum(1, keepdim=True)
+    return (sharpness * probabilities.log()).softmax(1)  # in logarithms, as powers of all entries may be 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Heads: the part of an expert that turns its representation into its outputs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import as_vectors
+from lightning_fusion.hat.sources import TINY
 
 
 @torch.no_grad()
@@ -81,13 +82,42 @@ def head_names(experts: Mapping[str, Expert], input: Any) -> dict[str, str]:
     return names
 
 
+class LogHead(nn.Module):
+    """A head with log-probabilities or logits of the expert's classes, where its own outputs are otherwise.
+
+    Args:
+        head: Maps a representation to the outputs of the expert's network.
+        order: (C_i,) the output of each class.
+        output: What the head returns: ``logits`` or ``probabilities``.
+
+    Example:
+        >>> LogHead(nn.Softmax(1), [1, 0], "probabilities")(torch.tensor([[0.75, 0.25]]).log()).exp()
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(self, head: nn.Module, order: Sequence[int], output: str) -> None:
+        super().__init__()
+        self.head, self.order, self.output = head, list(order), output
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map representations (B, D_i) to (B, C_i) scores."""
+        outputs: Tensor = self.head(z)[:, self.order]
+        return outputs.clamp_min(TINY).log() if self.output == "probabilities" else outputs
+
+
 def copy_heads(experts: Mapping[str, Expert], names: Mapping[str, str]) -> dict[str, nn.Module]:
-    """Return trainable copies of the experts' heads, by expert.
+    """Return trainable copies of the experts' heads in float32, by expert, with scores of its classes in their order.
 
     Args:
         experts: Experts by name.
         names: Name of the submodule that is the head, by expert, from :func:`head_names`.
     """
-    networks: dict[str, Any] = {name: expert.network for name, expert in experts.items()}
-    parts = {name: networks[name].get_submodule(head) for name, head in names.items()}
-    return {name: copy.deepcopy(part).requires_grad_(True) for name, part in parts.items()}
+    heads: dict[str, nn.Module] = {}
+    for name, head in names.items():
+        expert: Any = experts[name]
+        copied = copy.deepcopy(expert.network.get_submodule(head)).float().requires_grad_(True)
+        places = list(range(len(expert.classes)))
+        order = expert.network_columns(places)
+        plain = order == places and expert.output == "logits"
+        heads[name] = copied if plain else LogHead(copied, order, expert.output)
+    return heads

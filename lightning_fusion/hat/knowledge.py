@@ -49,6 +49,15 @@ def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return rows, known[rows] != index
 
 
+def movement(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a conversion of tensors, as ``nn.Module._apply`` takes it, that moves them and keeps their data type.
+
+    Args:
+        fn: Conversion that may change both.
+    """
+    return lambda value: value.to(fn(value.new_empty(0)).device)
+
+
 class KnowledgeDictionary(nn.Module):
     """Probabilities of every sample by its index, replaced when the mixer has improved (HaT, section 3).
 
@@ -149,10 +158,7 @@ class KnowledgeDictionary(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move, but do not cast: a run in true half precision must not round the dictionary."""
-
-        def move(value: Tensor) -> Tensor:
-            return value.to(fn(value.new_empty(0)).device)
-
+        move = movement(fn)
         self.pending, self.seen, self.strange = map(move, (self.pending, self.seen, self.strange))
         apply: Callable[..., Any] = super()._apply  # untyped in torch
         return apply(move, recurse)
@@ -284,4 +290,14 @@ class KnowledgeDictionary(nn.Module):
             scaled: Return alpha_0 times the accuracy, as in the paper, instead of alpha_0.
         """
         strength = alpha_0 * self.accuracy if scaled else torch.full_like(self.accuracy, alpha_0)
-        return strength * (self.accuracy >= threshold)
+        return strength * reaches(self.accuracy, threshold)
+
+
+def reaches(accuracy: Tensor, threshold: float) -> Tensor:
+    """Return whether an accuracy is a threshold or more, both rounded to the data type of the accuracy.
+
+    Example:
+        >>> reaches(torch.tensor(17 / 30), 17 / 30), torch.tensor(17 / 30).item() >= 17 / 30
+        (tensor(True), False)
+    """
+    return accuracy >= torch.full_like(accuracy, threshold)

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torchmetrics import Metric
 
-from lightning_fusion.callbacks.early_parts import EarlyParts
+from lightning_fusion.callbacks.early_parts import EarlyParts, expect_eval_mode
 from lightning_fusion.data.batch import Batch, as_batch, num_samples
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
-from lightning_fusion.experts.layers import as_vectors, catch_output
+from lightning_fusion.experts.layers import as_vectors, catch_output, state_tensors
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.names import module_key
 from lightning_fusion.experts.pool import ExpertPool
@@ -40,7 +40,7 @@ from lightning_fusion.hat.hints import RepresentationHints
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns
 from lightning_fusion.hat.mixup import Pairs, paired_loss
-from lightning_fusion.hat.preparation import TeacherPlan, begin, check_labels
+from lightning_fusion.hat.preparation import TeacherPlan, begin, below_threshold, check_labels
 from lightning_fusion.hat.sources import Answer, SourceOutputs
 from lightning_fusion.hat.teacher import FixedTeacher, MixerTeacher, Teacher
 from lightning_fusion.hyperparameters import check_choices
@@ -217,6 +217,8 @@ class HaTJointModule(ExpertModule):
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.int64))
         self.metrics.add({"teacher_accuracy": accuracy_of(len(self.classes))})
         self._steps = math.inf
+        self._default_threshold: float | None = None  # of the training data
+        self.student_loaded, self.started_from = False, "scratch"
 
     # ------------------------------------------------------------ mathematics
 
@@ -399,7 +401,7 @@ class HaTJointModule(ExpertModule):
 
     def _reject_divergence(self) -> None:
         for what, part in (("student", self.network), ("mixer", self.teacher.mixers)):
-            if not all(bool(value.isfinite().all()) for value in part.state_dict().values()):
+            if not all(bool(value.isfinite().all()) for value in state_tensors(part).values()):
                 raise InputError(
                     f"the training of the {what} diverged in epoch {self.current_epoch}: weights are NaN or infinite; "
                     "lower the learning rate, or set clip_norm"
@@ -465,10 +467,7 @@ class HaTJointModule(ExpertModule):
             self.teacher.convert_from(found)
 
     def prepare_fit(self) -> None:
-        """Build the teacher from the sizes of some training rows, and from the numbers and labels of all.
-
-        At the start of a run, not of a resumed one, a teacher is fitted, and the student's first weights are set.
-        """
+        """Build the teacher from the sizes of some training rows, and from the numbers and labels of all."""
         self._connect("fit")
         input = first_rows(self).input
         self.mixup = Pairs.parameter(self._mixup, input)
@@ -476,8 +475,8 @@ class HaTJointModule(ExpertModule):
         check_labels(target, self.classes)
         sizes = self._measure(input)
         self._make_teacher(sizes)
-        if self.threshold is None:
-            self.threshold = default_threshold(target, len(self.classes))
+        if self.threshold in (None, self._default_threshold):
+            self.threshold = self._default_threshold = default_threshold(target, len(self.classes))
         target = self.teacher.known(target)
         if not bool((target >= 0).any()):
             raise InputError("experts: no source has a class of the labeled training samples; choose other experts")
@@ -487,9 +486,17 @@ class HaTJointModule(ExpertModule):
                 "labels alone"
             )
         self.teacher.note_rows(index, target)
-        if self.trainer.ckpt_path is None and not int(self.batches_done):
-            for line in begin(self, index, target):
-                rank_zero_info(line)
+
+    def begin_fit(self) -> None:
+        """Set the student's first weights and fit a teacher, in the first run on the data and not in a resumed one.
+
+        A checkpoint to resume from is loaded after :meth:`setup` and before this.
+        """
+        for line in begin(self):
+            rank_zero_info(line)
+        remedy = "lower threshold, choose other sources, or label more samples"
+        if self.fitted and (message := below_threshold(self, self.teacher.knowledge.accuracy, remedy)):
+            rank_zero_warn(message)
 
     def teardown(self, stage: str) -> None:
         """Release data module and sources."""
@@ -532,6 +539,9 @@ class HaTJointModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Run the sources on all training samples, if their outputs can be cached."""
+        if not EarlyParts.installed(self):  # a subclass without configure_callbacks
+            self.begin_fit()
+        expect_eval_mode(self, (self.pool, self.teacher))
         expected = 1 if self.fitted else 2
         if (found := len(self.trainer.optimizers)) != expected:
             raise InputError(
@@ -553,13 +563,9 @@ class HaTJointModule(ExpertModule):
         """Log a warning if the sources had no effect, and release the cache."""
         super().on_fit_end()
         self._outputs.tables.clear()
-        assert self.threshold is not None
-        best = float(self.teacher.knowledge.best)
-        if self.alpha != "fixed" and best < self.threshold:
-            rank_zero_warn(
-                f"the teacher's best accuracy ({best:.3f}) is below the threshold ({self.threshold:.3f}): the student "
-                "learned nothing from the sources; choose other sources, train longer or lower threshold"
-            )
+        remedy = "choose other sources, train longer, or lower threshold"
+        if not self.fitted and (message := below_threshold(self, self.teacher.knowledge.best, remedy)):
+            rank_zero_warn(message)
 
     # ------------------------------------------------------------- checkpoints
 
@@ -573,6 +579,9 @@ class HaTJointModule(ExpertModule):
         super().on_load_checkpoint(checkpoint)
         if "sources" not in checkpoint:
             restore_student(checkpoint, self.pool, self.state_dict())
+            self.student_loaded = True
             return
         self._make_teacher(restore_sources(checkpoint, self.pool))
         restore_teacher(checkpoint, self.teacher)
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            EarlyParts.renew_copies(self)  # they load their own state afterwards

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_fusion.callbacks.early_parts import EarlyParts
 from lightning_fusion.data.batch import Batch, check_targets
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
@@ -14,7 +15,8 @@ from lightning_fusion.experts.probing import plain_batches, probe_experts, sampl
 from lightning_fusion.hat.arguments import MIXERS
 from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of
 from lightning_fusion.hat.heads import head_names
-from lightning_fusion.hat.start import first_weights
+from lightning_fusion.hat.knowledge import reaches
+from lightning_fusion.hat.start import Start, first_weights
 from lightning_fusion.hat.teacher import FixedTeacher, MixerTeacher, Teacher
 
 
@@ -99,38 +101,85 @@ class TeacherPlan:
         return MixerTeacher(*shared, **self._mixer_arguments)
 
 
-def begin(module: Any, index: Tensor, target: Tensor) -> Iterator[str]:
-    """Set the student's first weights, and fit a teacher that is not trained with it; say what was chosen.
+def begin(module: Any) -> Iterator[str]:
+    """Set the student's first weights, and fit a teacher that is not trained with it, unless both are done.
+
+    The weights are set in the first run of a module, and the teacher is fitted for each set of samples and labels. A
+    resumed run has both from its checkpoint.
 
     Args:
         module: A :class:`~lightning_fusion.HaTJointModule` with its teacher, at the start of a run.
-        index: (N,) numbers of the training samples.
-        target: (N,) labels, -100 for unlabeled samples and for classes that no source has.
 
     Yields:
-        A line for the log after each of the two.
+        Lines for the log: what the student starts with, and how it is trained.
     """
-    if not module.fitted and module.init == "scratch":
-        return
-    teacher, device = module.teacher, module.trainer.strategy.root_device
-    for part in (module.pool, module.network, teacher):
-        part.to(device)
-
-    def evidence_on(batch: Batch) -> Evidence:
-        return evidence_of(module.pool, module.columns, batch.input, len(batch.target))
-
-    labeled = samples_of(module, index[target >= 0], device)
-    wanted, evidence = teacher.known(labeled.target), evidence_on(labeled)
-    if module.init != "scratch":
+    teacher, done = module.teacher, int(module.batches_done)
+    start = Start(None, f"weights after {done} batches") if done else Start(None, "scratch")
+    if not done and module.init == "auto" and module.student_loaded:
+        start = Start(None, "loaded weights", ", which init: auto keeps; init: best_source takes those of a source")
+    chooses = not done and module.init != "scratch" and start.what == "scratch"
+    fits = isinstance(teacher, FixedTeacher) and not teacher.is_fitted
+    if chooses or fits:
+        labeled = samples_of(module, teacher.knowledge.index.cpu()[teacher.knowledge.target.cpu() >= 0], module.device)
+        wanted, evidence = teacher.known(labeled.target), _evidence_on(module, labeled)
+    if chooses:
         how = (module.init, module.network, module.pool, module.columns, evidence, wanted, module.threshold)
-        weights, about = first_weights(*how)
-        module.network.load_state_dict(weights or module.network.state_dict())
-        yield about
-    if isinstance(teacher, FixedTeacher):
+        start = first_weights(*how)
+        if start.state is not None:
+            module.network.load_state_dict(start.state)
+    module.started_from = start.what
+    if start.why:
+        yield f"init: {start.what}{start.why}"
+    if fits:
         teacher.fit(evidence, wanted, labeled.index)
-        teacher.teach((batch.index, evidence_on(batch)) for batch in plain_batches(module, device))
-        figures = teacher.figures[str(teacher.chosen)]
-        yield (
-            f"teacher: {teacher.chosen}, cross-validated accuracy {figures['accuracy']:.3f} on {len(wanted)} labeled "
+        teacher.teach((batch.index, _evidence_on(module, batch)) for batch in plain_batches(module, module.device))
+        if teacher.untrained:
+            yield f"teacher: {shorten(teacher.untrained)} cannot be fine-tuned, as outputs have no gradient: kept as is"
+    if fits or start.state is not None:
+        EarlyParts.renew_copies(module)
+    yield _summary(module)
+
+
+def _evidence_on(module: Any, batch: Batch) -> Evidence:
+    return evidence_of(module.pool, module.columns, batch.input, len(batch.target))
+
+
+def _summary(module: Any) -> str:
+    """Return one line about the training: teacher, start of the student, mixup and alpha."""
+    teacher, threshold = module.teacher, module.threshold
+    strength = f"{module.alpha_0:g}" + (" times the accuracy" if module.alpha == "adaptive" else "")
+    if isinstance(teacher, FixedTeacher):
+        labeled = int((teacher.knowledge.target >= 0).sum())
+        about = (
+            f"{teacher.chosen}, cross-validated accuracy {float(teacher.knowledge.accuracy):.3f} on {labeled} labeled "
             f"samples, sharpness {float(teacher.sharpness):g}"
         )
+        passes = bool(reaches(teacher.knowledge.accuracy, threshold))
+        alpha = f"{float(module.strength()):g} ({module.alpha}: the teacher {'reaches' if passes else 'is below'} "
+        alpha += f"the threshold {threshold:.3f})"
+    else:
+        about = f"{teacher.mixing}, trained with the student"
+        alpha = f"{strength} where the teacher's accuracy reaches the threshold {threshold:.3f} ({module.alpha})"
+    if module.alpha == "fixed":
+        alpha = f"{module.alpha_0:g} (fixed)"
+    return f"training: teacher {about}; start {module.started_from}; mixup {module.mixup:g}; alpha {alpha}"
+
+
+def below_threshold(module: Any, accuracy: Tensor, remedy: str) -> str | None:
+    """Return a warning if the teacher's accuracy is below the threshold, so that alpha is 0; else ``None``.
+
+    Args:
+        module: A :class:`~lightning_fusion.HaTJointModule`.
+        accuracy: () accuracy of the teacher.
+        remedy: What the user can do.
+    """
+    if module.alpha == "fixed" or bool(reaches(accuracy, module.threshold)):
+        return None
+    found, wanted, digits = float(accuracy), module.threshold, 3
+    while f"{found:.{digits}f}" == f"{wanted:.{digits}f}" and digits < 7:
+        digits += 1
+    first = module.started_from.startswith(("source", "average"))
+    return (
+        f"the teacher's accuracy ({found:.{digits}f}) is below the threshold ({wanted:.{digits}f}): the student learns "
+        f"from the labels alone{f', after it started from {module.started_from}' if first else ''}; {remedy}"
+    )

@@ -11,7 +11,8 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hat.knowledge import find_rows
 
-_TINY = 1e-12
+TINY = 1e-12
+"""Smallest probability whose logarithm is taken."""
 
 
 class Answer(NamedTuple):
@@ -35,9 +36,16 @@ def run_sources(pool: ExpertPool, input: Any, with_scores: bool) -> Answer:
         with_scores: Return the sources' log-probabilities as well.
     """
     if not with_scores:
-        return Answer(pool.representations(input), None)
+        return Answer(_trainable(pool.representations(input)), None)
     probabilities, representations = pool.forward_with_representations(input)
-    return Answer(representations, {name: value.clamp_min(_TINY).log() for name, value in probabilities.items()})
+    return Answer(
+        _trainable(representations), {name: value.clamp_min(TINY).log() for name, value in probabilities.items()}
+    )
+
+
+def _trainable(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return values that autograd may store: those of networks in inference mode are copied."""
+    return {name: value.clone() if value.is_inference() else value for name, value in values.items()}
 
 
 class SourceTable:

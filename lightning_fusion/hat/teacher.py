@@ -1,6 +1,6 @@
 """Teachers of the student: mixers of the sources or fitted teachers, with the knowledge dictionary."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -10,9 +10,9 @@ from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.hat.fitted import SHARPNESS, Evidence, choose_teacher, make_teacher, sharpen
+from lightning_fusion.hat.fitted import SHARPNESS, Evidence, FineTuned, choose_teacher, make_teacher, sharpen
 from lightning_fusion.hat.heads import copy_heads
-from lightning_fusion.hat.knowledge import KnowledgeDictionary
+from lightning_fusion.hat.knowledge import KnowledgeDictionary, movement
 from lightning_fusion.hat.mixer import Mixer, global_means, known_targets
 from lightning_fusion.hat.sources import Answer
 
@@ -132,6 +132,22 @@ class FixedTeacher(Teacher):
         self.figures: dict[str, dict[str, float]] = {}
         self.register_buffer("sharpness", torch.ones(()))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move, but do not cast: what was fitted in float32 reads the sources' outputs in float32 in any precision."""
+        apply: Callable[..., Any] = super()._apply  # untyped in torch
+        return apply(movement(fn), recurse)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the dictionary has the predictions of a fitted teacher: a new one for other samples has none."""
+        return self.model is not None and bool(self.knowledge.filled.all())
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of the sources that were to be fine-tuned and have no gradient."""
+        tuned = [part for part in self.modules() if isinstance(part, FineTuned)]
+        return list(dict.fromkeys(name for part in tuned for name in part.untrained))
+
     def build(self, name: str) -> None:
         """Create the chosen teacher, without fitting it.
 
@@ -218,7 +234,7 @@ class MixerTeacher(Teacher):
         seed: int = 0,
     ) -> None:
         super().__init__(pool, columns, num_classes, sizes)
-        self.update_rule, self.accuracy_source, self.seed = update_rule, accuracy_source, seed
+        self.mixing, self.update_rule, self.accuracy_source, self.seed = mixing, update_rule, accuracy_source, seed
         widths = {name: sizes["sources"][name] for name in pool.names}
         mixers = []
         for _ in range(_FOLDS if accuracy_source == "crossfit" else 1):

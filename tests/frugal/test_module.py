@@ -247,6 +247,16 @@ class TestFiles:
         )
         assert served.policy.trade_off_ == 0.05
 
+    @pytest.mark.slow
+    def test_the_folder_serves_after_a_checkpoint_of_another_run(self, outputs, tmp_path):
+        keeper = ModelCheckpoint(tmp_path, filename="kept")
+        fit(module(outputs, folder=str(tmp_path / "policy")), outputs, enable_checkpointing=True, callbacks=[keeper])
+        trainer, data = tiny.trainer(), OutputsDataModule(outputs)
+        given = {"datamodule": data, "verbose": False}
+        (found,) = trainer.test(module(outputs, FrugalFoE()), ckpt_path=str(tmp_path / "kept.ckpt"), **given)
+        served = module(outputs, FrugalFoE(), folder=str(tmp_path / "policy"))
+        assert trainer.test(served, **given) == [found] and served.policy.trade_off_ == 0.05
+
     def test_a_policy_fitted_in_python_is_served_at_once(self, outputs):
         known = policy(costs=COSTS)
         expected = by_hand(outputs, given=known)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import tiny
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from reference import hat as reference
@@ -25,6 +25,7 @@ from lightning_fusion.hat.arguments import PAPER
 from lightning_fusion.hat.fitted import cross_fit, evidence_of, make_teacher, sharpen
 from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import run_sources
+from lightning_fusion.hat.teacher import FixedTeacher
 
 SGD = partial(torch.optim.SGD, lr=0.3)
 ROWS = {"train": 60, "val": 30, "test": 40}
@@ -598,10 +599,12 @@ class TestFigures:
         assert found["val_teacher_accuracy"] == pytest.approx(float(wanted))
 
     def test_nothing_learned_from_the_sources_is_said(self):
-        with pytest.warns(UserWarning, match="below the threshold .*: the student learned nothing from the sources"):
+        with pytest.warns(
+            UserWarning, match=r"is below the threshold .*: the student learns from the labels alone; .*"
+        ):
             fit(module(threshold=1.0, mixer_optimizer=partial(torch.optim.SGD, lr=0.0)), 1)
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*learned nothing.*")
+            warnings.filterwarnings("error", message=".*the labels alone.*")
             fit(module(threshold=0.0), 1)
 
 
@@ -672,6 +675,62 @@ class TestCheckpoints:
             assert trainer.global_step == whole.trainer.global_step
             found = trainer.callback_metrics
             assert found == {name: whole.trainer.callback_metrics[name] for name in found} and "val_accuracy" in found
+
+    def test_a_trainer_that_loaded_a_checkpoint_before_begins_a_new_run(self, tmp_path):
+        """``trainer.ckpt_path`` keeps the file of an earlier run, and is set after ``setup``."""
+        expert, path = ExpertModule(tiny.Net, classes=tiny.CLASSES), tmp_path / "expert.ckpt"
+        trainer = tiny.trainer()
+        trainer.fit(expert, TensorDataModule(tiny.tensors(), tiny.CLASSES))
+        trainer.save_checkpoint(path)
+        trainer = tiny.trainer()
+        trainer.test(expert, target(), ckpt_path=path, weights_only=True, verbose=False)
+        made = module(teacher="stacking", mixer_optimizer=None)
+        trainer.fit(made, target())
+        assert made.teacher.is_fitted and float(made.teacher.knowledge.accuracy) > 0
+
+    @pytest.mark.slow
+    def test_a_resumed_run_neither_fits_the_teacher_nor_sets_the_first_weights(self, tmp_path, monkeypatch):
+        """Not even where callbacks hold a copy of the module, which must have the parts of the teacher."""
+        how = {"teacher": "auto", "mixer_optimizer": None, "init": "auto", "mixup": 1.0}
+        experts = {name: Expert(tiny.Net(3), classes=tiny.CLASSES, features="body") for name in "ab"}
+        whole, path = module(experts, **how), tmp_path / "epoch=0.ckpt"
+        keep, averages = (
+            ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}"),
+            partial(EMAWeightAveraging, decay=0.5),
+        )
+        averaged = averages()
+        fit(whole, 2, callbacks=[keep, averaged], enable_checkpointing=True)
+        assert dict(averaged._average_model.module.named_buffers()).keys() == dict(whole.named_buffers()).keys()
+        monkeypatch.setattr(FixedTeacher, "fit", None)
+        monkeypatch.setattr("lightning_fusion.hat.preparation.first_weights", None)
+        resumed = module(experts, seed=9, **how)
+        again = tiny.trainer(2, callbacks=[averages()])
+        again.fit(resumed, datamodule=target(), ckpt_path=path, weights_only=True)
+        assert tiny.same(resumed, whole)
+
+    def test_other_data_fit_the_teacher_again(self):
+        made = module(teacher="stacking", mixer_optimizer=None, init="auto")
+        fit(made, 1)
+        student, first, threshold = copy.deepcopy(made.network), made.teacher.model.weight.clone(), made.threshold
+        trainer = tiny.trainer(1)
+        seen = []
+        made.on_train_start = lambda: seen.append(tiny.same(made.network, student))
+        trainer.fit(made, target(rows=ROWS | {"train": 50}, share=0.5))
+        assert seen == [True] and made.teacher.is_fitted and len(made.teacher.knowledge.index) == 50
+        assert not torch.equal(made.teacher.model.weight, first) and made.threshold != threshold
+
+    def test_a_loaded_student_is_kept(self, tmp_path, caplog):
+        experts = {"a": Expert(tiny.Net(3), classes=tiny.CLASSES, features="body")}
+        how = {"teacher": "uniform", "mixer_optimizer": None, "threshold": 0.0}
+        fit(module(experts, **how), 1).save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+        for init, kept in (("auto", True), ("best_source", False)):
+            loaded = HaTJointModule.load_from_checkpoint(tmp_path / "m.ckpt", experts=experts, **how | {"init": init})
+            student, seen = copy.deepcopy(loaded.network), []
+            loaded.on_train_start = partial(lambda m, s, n: n.append(tiny.same(m.network, s)), loaded, student, seen)
+            with caplog.at_level("INFO"):
+                fit(loaded, 1)
+            assert seen == [kept] and ("init: loaded weights, which init: auto keeps" in caplog.text) == kept
+            caplog.clear()
 
     @pytest.mark.slow
     def test_other_sources_or_rows_are_rejected(self, tmp_path):

@@ -63,9 +63,9 @@ def test_a_student_of_tokens_starts_with_its_own_weights_by_default():
     for input, start in ((INPUT, pool.members["a"].network.state_dict()), (INPUT.long(), None)):
         target = pool.members["a"](INPUT).argmax(1)
         evidence = Evidence(input, pool.members["a"](INPUT).log()[:, None], torch.zeros(len(INPUT), 0))
-        found, about = first_weights("auto", student, pool, columns, evidence, target, 0.5)
-        assert (found is None) == (start is None) and about.startswith("init: ")
-        assert start is None or all(torch.equal(found[name], weight) for name, weight in start.items())
+        found = first_weights("auto", student, pool, columns, evidence, target, 0.5)
+        assert (found.state is None) == (start is None) == (found.what == "scratch")
+        assert start is None or all(torch.equal(found.state[name], weight) for name, weight in start.items())
 
 
 def test_pairs_are_convex_combinations_in_which_the_first_sample_weighs_most():
