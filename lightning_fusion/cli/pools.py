@@ -22,10 +22,10 @@ DATA_COMMANDS = ("publish", "select")
 def adapted(path: str, content: dict[str, Any], training: bool, command: str = "") -> str:
     """Return the path of a configuration file, or of a copy with what it means for a command.
 
-    A relative path of an expert names a file beside the configuration file, if there is one, else one in the working
-    folder. A training command takes the experts of a file with experts alone for those of its model, and the data of a
-    file for ``collect`` for its data. A command with data alone takes those of a file for ``fit``, and
-    imports the modules of the user's own classes in its model.
+    A relative path of an expert, or of a tokenizer in a file with data alone, names a file beside the configuration
+    file, if there is one, else one in the working folder. A training command takes the experts of a file with experts
+    alone for those of its model, and the data of a file for ``collect`` for its data. A command with data alone takes
+    those of a file for ``fit``, and imports the modules of the user's own classes in its model.
 
     Args:
         path: Path of the file.
@@ -36,6 +36,8 @@ def adapted(path: str, content: dict[str, Any], training: bool, command: str = "
     changed = copy.deepcopy(content)
     for experts in _experts(changed):
         _resolve(experts, Path(path).parent)
+    if set(changed) == {"data"}:  # data.yaml of 'select'
+        _resolve(changed, Path(path).parent)
     if training and set(changed) == {"experts"}:
         changed = {"model": {"init_args": changed}}
     elif _has_data_for(command, training, set(changed)):

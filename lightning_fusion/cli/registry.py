@@ -120,5 +120,5 @@ def select(
     print(f"wrote {', '.join(files)} and {len(found.experts)} checkpoint(s) to {folder}")
     print(f"train a student with them: lightning-fusion fit -c FILE -c {folder / POOL}")
     if DATA in files:
-        print(f"give its data the normalization of the best source: -c {folder / DATA} after these")
+        print(f"give its data the normalization or the tokenizer of the best source: -c {folder / DATA} after these")
     return found

@@ -34,6 +34,7 @@ from lightning_fusion.experts.plausibility import FirstBatches, random_state, un
 from lightning_fusion.experts.preprocessing import (
     Conversion,
     check_preprocessed,
+    check_tokenizer,
     conversion,
     conversion_to_raw,
     own_normalization,
@@ -255,6 +256,8 @@ class Expert(SharedModel, nn.Module):
             warn_double_normalization(whose, own, found)
         else:
             is_prepared = self._conversion is not None and not isinstance(self._conversion, Conversion)
+            if not is_prepared:
+                check_tokenizer(whose, known, found)
             warn_preprocessing_mismatch(whose, shared_settings(known, found) if is_prepared else known, found)
         if isinstance(self._conversion, Conversion):
             rank_zero_info(f"preprocessing: the input of {whose} is converted to the mean and std of its training")

@@ -83,6 +83,23 @@ def warn_preprocessing_mismatch(
         )
 
 
+def check_tokenizer(whose: str, known: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
+    """Raise InputError if the tokens of the data are of another tokenizer, whose token ids mean other words.
+
+    Args:
+        whose: Name of the model, for the message.
+        known: Preprocessing in training.
+        found: Preprocessing of the data.
+    """
+    ours, theirs = (found or {}).get("tokenizer"), known.get("tokenizer")
+    if None not in (ours, theirs) and ours != theirs:
+        raise InputError(
+            f"tokenizer: {whose} was trained with the tokenizer of fingerprint {theirs}, and the data have that of "
+            f"{ours}: set tokenizer of the data to its folder (select writes it, with a data.yaml that names it), or "
+            "root and splits to those of its training"
+        )
+
+
 def data_preprocessing(trainer: Any) -> dict[str, Any] | None:
     """Return the preprocessing of a Trainer's data module; ``None`` if it has none."""
     return getattr(getattr(trainer, "datamodule", None), "preprocessing", None)

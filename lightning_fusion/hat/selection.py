@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from lightning_fusion.data.base import FusionDataModule
-from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.names import as_labels, canonical_label, near_message
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.preprocessing import differences
 from lightning_fusion.hat.ranking import Ledger, Selection, SelectionRow, rank_correlations
 from lightning_fusion.hat.similarity import cosine, statistics_similarity
+from lightning_fusion.hat.tokenizers import TargetSamples, tokenizer_of
 from lightning_fusion.hyperparameters import check_choices
 from lightning_fusion.registry.card import Card
 from lightning_fusion.registry.registry import ExpertRegistry, RepublishedError
-from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
+from lightning_fusion.registry.summaries import class_sums, statistics_of
 
 _LARGEST = torch.finfo(torch.float32).max
 _DIGITS = 12  # values are compared rounded, so that equal sources tie regardless of the order of summation
@@ -55,7 +55,7 @@ def select_sources(
     Args:
         registry: Registry of the published sources.
         target: Data module of the target; training samples with a target >= 0 are labeled. Sources receive its
-            preprocessed inputs.
+            preprocessed inputs; texts are tokenized as in the training of each source.
         keep_fraction: Eta, fraction of the eligible sources that stage 2 reads, in (0, 1]. A higher fraction transfers
             more bytes.
         num_sources: N_p, number of sources to select.
@@ -98,7 +98,8 @@ def select_sources(
     check_choices(select_sources, locals())
     _check(keep_fraction, num_sources, encoder_first, rank_by)
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    search = _Search(registry.reader(), target, list(labeled_batches(target)), rank_by, encoder_first, rename or {})
+    reader = registry.reader()
+    search = _Search(reader, target, TargetSamples(target, reader), rank_by, encoder_first, rename or {})
     vector = statistics_of(target, statistics)
     try:
         search.read_cards(vector, similarity, exclude)
@@ -140,7 +141,7 @@ class _Search:
 
     reader: ExpertRegistry
     target: FusionDataModule
-    labeled: list[Batch]
+    samples: TargetSamples
     rank_by: str
     encoder_first: bool
     rename: Mapping[str, str]
@@ -154,7 +155,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.classes = classes = as_labels(self.target.classes, "classes")
-        self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.labeled)])
+        self.targets = torch.cat([torch.empty(0, dtype=torch.int64), *(batch.target for batch in self.samples.labeled)])
         self.present = [classes[number] for number in self.targets.unique().tolist()]
         if len(self.present) < 2:
             what = f"only of class {self.present[0]}" if self.present else "none at all"
@@ -184,7 +185,8 @@ class _Search:
         for name, value in zip(names, statistics_similarity(vector, pool, similarity).tolist(), strict=True):
             self.rows[name].similarity = value
         read = sum(one.num_bytes for one in self.reader.ledger)
-        self.send_all = read + sum(self.cards[name].num_bytes for name in names)
+        cards = [self.cards[name] for name in names]
+        self.send_all = read + sum(card.num_bytes for card in cards) + self.samples.bytes_of_others(cards)
 
     @property
     def eligible(self) -> dict[str, SelectionRow]:
@@ -251,6 +253,10 @@ class _Search:
         for name in order:
             if len(chosen) == num_sources:
                 break
+            first = self.cards[next(iter(chosen), name)]
+            if tokenizer_of(self.cards[name].preprocessing) != tokenizer_of(first.preprocessing):
+                self.rows[name].reason = f"its tokenizer is another than that of {first.name}, the best source"
+                continue
             if name in self.experts or self._tried(name, self._complete):
                 chosen[name] = self.experts[name]
                 self.rows[name].chosen = True
@@ -323,8 +329,11 @@ class _Search:
         """Run a source on the labeled samples, and compute its centroid similarity and accuracy."""
         shared = self.shared(self.cards[row.name])
         place = [shared.index(label) if label in shared else -1 for label in self.classes]
-        expert.convert_from(getattr(self.target, "preprocessing", None), None)  # differences are reported together
-        sums, counts, outputs = class_sums(expert, self.labeled, place, len(shared))
+        found, labeled, tokenizer = self.samples.read_by(self.cards[row.name])
+        expert.convert_from(found, None)  # differences are reported together
+        sums, counts, outputs = class_sums(expert, labeled, place, len(shared))
+        if tokenizer is not None:
+            expert.new_sample_facts = {"trained_tokenizer": tokenizer}
         expert.convert_from(None)
         if means is not None:
             both = [number for number, label in enumerate(shared) if counts[number] and label in means]
@@ -341,8 +350,10 @@ class _Search:
             row.accuracy = (int(right) + 1) / (int((own >= 0).sum()) + len(shared))
 
     def _warn_of_preprocessing(self) -> None:
-        ours = getattr(self.target, "preprocessing", None)
-        found = {name: differences(self.cards[name].preprocessing, ours, converted=False) for name in self.kept}
+        found = {}
+        for name in self.kept:
+            card = self.cards[name]
+            found[name] = differences(card.preprocessing, self.samples.read_by(card)[0], converted=False)
         if other := {name: settings for name, settings in found.items() if settings}:
             name, settings = next(iter(other.items()))
             keys = sorted(settings)

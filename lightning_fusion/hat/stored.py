@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.data.views.base import DataView
 from lightning_fusion.described import imported_class
 from lightning_fusion.errors import InputError
@@ -18,7 +19,7 @@ from lightning_fusion.files import write_text
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hyperparameters import constructor_arguments
 
-POOL, DATA, TABLE, LEDGER = "pool.yaml", "data.yaml", "selection.json", "ledger.json"
+POOL, DATA, TABLE, LEDGER, TOKENIZER = "pool.yaml", "data.yaml", "selection.json", "ledger.json", "tokenizer"
 _KNOWN = {"lightning_fusion", "torch"}  # packages whose classes every command imports
 
 
@@ -35,7 +36,8 @@ def save_selection(selection: Selection, data: FusionDataModule, folder: Path) -
 
         pool.yaml                   the experts by name, best first; written last
         experts/<rank>_<name>.ckpt  weights and metadata of a source
-        data.yaml                   normalization of the best source, for the data of the target
+        data.yaml                   normalization or tokenizer of the best source, for the data of the target
+        tokenizer/                  that tokenizer
         selection.json              criteria of all sources
         ledger.json                 bytes by stage and direction
 
@@ -63,28 +65,33 @@ def save_selection(selection: Selection, data: FusionDataModule, folder: Path) -
     for name, found in content.items():
         write_text(folder / name, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     (folder / DATA).unlink(missing_ok=True)
-    given = normalization_of(selection, data)
+    given = arguments_for(selection, data)
     if given is not None:
         best = next(iter(selection.experts))
-        comment = f"# The normalization of {best!a}, the best source; a second -c gives it to the data of the target.\n"
+        text, what = selection.experts[best].new_sample_facts.get("trained_tokenizer"), "normalization"
+        if text is not None:
+            TextTokenizer.parse(text).save(folder / TOKENIZER)
+            what = "tokenizer"
+        comment = f"# The {what} of {best!a}, the best source; a second -c gives it to the data of the target.\n"
         write_text(folder / DATA, comment + _dumped({"data": given}))
     comment = f"# Sources by rank ({selection.rank_by}); a second -c gives them to a configuration of fit or collect.\n"
     write_text(folder / POOL, comment + _dumped({"experts": members}))
     return [POOL, *([] if given is None else [DATA]), TABLE, LEDGER]
 
 
-def normalization_of(selection: Selection, data: FusionDataModule) -> dict[str, Any] | None:
-    """Return the arguments that give the target's data the normalization of the best source.
+def arguments_for(selection: Selection, data: FusionDataModule) -> dict[str, Any] | None:
+    """Return the arguments that give the target's data the normalization or the tokenizer of the best source.
 
     Args:
         selection: The selection.
         data: Data module of the target, which may be a view of another one.
 
     Returns:
-        ``init_args`` of the data module, nested as its views are; ``None`` if it has that normalization, or channels
-        differ.
+        ``init_args`` of the data module, nested as its views are; ``None`` if it has these already, or channels
+        differ. The tokenizer is a folder beside the file.
     """
-    known = selection.cards[next(iter(selection.experts))].preprocessing or {}
+    best = next(iter(selection.experts))
+    known = selection.cards[best].preprocessing or {}
     depth = 0
     while isinstance(data, DataView):
         data, depth = data.data, depth + 1
@@ -95,6 +102,8 @@ def normalization_of(selection: Selection, data: FusionDataModule) -> dict[str, 
     own = known.get("normalization_scope") == "own"  # each domain has statistics of its own
     names = ["normalization_scope"] if own else ["mean", "std"]
     given: dict[str, Any] = {name: known[name] for name in names if name in takes and name in known}
+    if "trained_tokenizer" in selection.experts[best].new_sample_facts:  # read where it is another than the target's
+        given["tokenizer"] = TOKENIZER
     if all(ours.get(name) == value for name, value in given.items()):
         return None
     for _ in range(depth + 1 if given else 0):

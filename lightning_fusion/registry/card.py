@@ -15,6 +15,19 @@ FORMAT = 3
 PARTS = ("centroids", "encoder", "head")
 """Further files of a source, each ``<part>.safetensors``; without a head if the network cannot be split."""
 
+TOKENIZER = "tokenizer"
+"""Name, among the files of a card, of the tokenizer that was trained with a source of texts: ``tokenizer.json``."""
+
+
+def file_of(part: str) -> str:
+    """Return the name of the file of a part.
+
+    Example:
+        >>> file_of("head"), file_of("tokenizer")
+        ('head.safetensors', 'tokenizer.json')
+    """
+    return f"{part}.{'json' if part == TOKENIZER else 'safetensors'}"
+
 
 VERSION = "[0-9a-f]{12}"
 """Pattern of the names of the folders of versions."""
@@ -58,7 +71,7 @@ class Card:
         fingerprint: Fingerprint of the expert.
         agreement: Fraction of the labeled training samples to which weights rounded to int8 give the answer of the
             exact ones; ``None`` for exact weights.
-        files: ``bytes`` and ``fingerprint`` of each part.
+        files: ``bytes`` and ``fingerprint`` of each part, and of the tokenizer of texts where one was trained.
     """
 
     name: str
@@ -79,8 +92,8 @@ class Card:
 
     @property
     def num_bytes(self) -> int:
-        """Size of all files but the card itself."""
-        return sum(file["bytes"] for file in self.files.values())
+        """Size of class means and weights."""
+        return sum(file["bytes"] for part, file in self.files.items() if part in PARTS)
 
     @property
     def splits(self) -> bool:
@@ -164,7 +177,7 @@ def _is_network(value: Any) -> bool:
 def _is_files(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and {"centroids", "encoder"} <= set(value) <= set(PARTS)
+        and {"centroids", "encoder"} <= set(value) <= {*PARTS, TOKENIZER}
         and all(isinstance(file, dict) and set(file) == {"bytes", "fingerprint"} for file in value.values())
         and all(type(file["bytes"]) is int and file["bytes"] >= 0 for file in value.values())
         and all(type(file["fingerprint"]) is str for file in value.values())

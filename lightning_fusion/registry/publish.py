@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.names import as_labels, near_message
+from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.stored import network_classes
 from lightning_fusion.experts.weights import build_network
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import describe_factory, is_plain
-from lightning_fusion.registry.card import Card, as_json
+from lightning_fusion.registry.card import TOKENIZER, Card, as_json, file_of
 from lightning_fusion.registry.quantization import SCALE, dequantize, quantize
 from lightning_fusion.registry.summaries import class_sums, labeled_batches, statistics_of
 
@@ -93,6 +94,8 @@ def describe_source(
         "head": {key: value for key, value in state.items() if key in late},
     }
     contents = {part: _as_safetensors(tensors) for part, tensors in parts.items() if tensors or part == "encoder"}
+    if (tokenizer := _tokenizer_of(expert, data, way)) is not None:
+        contents[TOKENIZER] = tokenizer.encode()
     card = Card(
         name=name,
         version=uuid.uuid4().hex[:12],
@@ -110,7 +113,7 @@ def describe_source(
         **metadata,
     )
     Card.parse(card.dump(), name, f"the card of {name}")
-    return card, {f"{part}.safetensors": content for part, content in contents.items()}
+    return card, {file_of(part): content for part, content in contents.items()}
 
 
 def restore_expert(
@@ -154,6 +157,18 @@ def _network_of(expert: Expert) -> nn.Module:
     if expert.features is None:
         raise InputError("features is not set; set it to the submodule whose output is the representation")
     return getattr(expert.network, "_orig_mod", expert.network)
+
+
+def _tokenizer_of(expert: Expert, data: FusionDataModule, way: Mapping[str, Any] | None) -> str | None:
+    """Return the text of the tokenizer that was trained with an expert of texts; ``None`` if none was."""
+    wanted = (way or {}).get("tokenizer")
+    if wanted is None:
+        return None
+    for facts in (expert.new_sample_facts, getattr(data, "new_sample_facts", {})):
+        text: str | None = facts.get("trained_tokenizer")
+        if text and TextTokenizer.parse(text).fingerprint == wanted:
+            return text
+    return None
 
 
 def _class_means(

@@ -20,7 +20,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.files import digest, file_key, is_sealed, name_of_key, sealed
 from lightning_fusion.hyperparameters import check_choices
-from lightning_fusion.registry.card import FORMAT, PARTS, VERSION, Card, Transfer
+from lightning_fusion.registry.card import FORMAT, PARTS, TOKENIZER, VERSION, Card, Transfer, file_of
 from lightning_fusion.registry.publish import EXPERT_METADATA, describe_source, restore_expert
 from lightning_fusion.registry.quantization import dequantize
 from lightning_fusion.registry.shards import MAX_BYTES, pack_cards, shard_of, unpack_cards
@@ -28,6 +28,7 @@ from lightning_fusion.registry.transport import Transport, UnreachableError
 
 CARD, INDEX = "card.json", "index.json"
 _CARD_BYTES, _INDEX_BYTES, _MAX_SOURCES = 4 << 20, 1 << 20, 10_000
+_TOKENIZER_BYTES = 64 << 20
 _ATTEMPTS = 3
 _Read = TypeVar("_Read")
 
@@ -47,6 +48,7 @@ class ExpertRegistry:
         ADDRESS/<name>/<version>/centroids.safetensors   (C_i, D_i) means of the representation by class
         ADDRESS/<name>/<version>/encoder.safetensors     weights up to the representation
         ADDRESS/<name>/<version>/head.safetensors        the other weights
+        ADDRESS/<name>/<version>/tokenizer.json          of texts, where one was trained for them
 
     Where each file is waited for (http, s3), cards are read from the first two, which every publication updates: 10,000
     sources take some 256 files of together 8 MB. In a local folder the cards themselves are read.
@@ -181,7 +183,10 @@ class ExpertRegistry:
             card = self.card(name)
             parts = [part for part in PARTS[1:] if part in card.files]
             try:
-                return self.build(card, {k: v for part in parts for k, v in self.weights(card, part).items()})
+                expert = self.build(card, {k: v for part in parts for k, v in self.weights(card, part).items()})
+                if (tokenizer := self.tokenizer(card)) is not None:
+                    expert.new_sample_facts = {"trained_tokenizer": tokenizer}
+                return expert
             except RepublishedError as error:
                 gone = error
         raise gone
@@ -192,21 +197,13 @@ class ExpertRegistry:
         Raises:
             InputError: If the file does not match the card; RepublishedError if it does not exist any more.
         """
-        file, wanted = f"{part}.safetensors", card.files[part]["fingerprint"]
         if card.num_bytes > self.max_source_gb * 1e9:
             raise InputError(
                 f"source {card.name}: its files have {card.num_bytes / 1e9:.1f} GB; max_source_gb is "
                 f"{self.max_source_gb:g}: raise it to read them"
             )
-        path = self._path(card.name, card.version, file)
 
-        def parse(content: bytes) -> dict[str, Tensor]:
-            found = digest(np.frombuffer(content, np.uint8))
-            if found != wanted:
-                raise InputError(
-                    f"source {card.name}: its card names a {file} of fingerprint {wanted}; {path} has {found} "
-                    f"({len(content)} bytes instead of {card.files[part]['bytes']}); publish {card.name} again"
-                )
+        def parse(content: bytes, path: str) -> dict[str, Tensor]:
             try:
                 tensors = safetensors.torch.load(content)
             except Exception as error:  # safetensors raises various types for invalid files
@@ -216,8 +213,43 @@ class ExpertRegistry:
             except InputError as error:
                 raise InputError(f"source {card.name}: {path}: {error}") from error
 
+        return self._part(card, part, parse)
+
+    def tokenizer(self, card: Card) -> str | None:
+        """Read the text of the tokenizer that was trained with a source of texts; ``None`` if none was published.
+
+        Raises:
+            InputError: If the file does not match the card; RepublishedError if it does not exist any more.
+        """
+        if TOKENIZER not in card.files:
+            return None
+        if (size := card.files[TOKENIZER]["bytes"]) > _TOKENIZER_BYTES:
+            raise InputError(f"source {card.name}: its tokenizer has {size:,} bytes; at most {_TOKENIZER_BYTES:,}")
+
+        def parse(content: bytes, path: str) -> str:
+            try:
+                return content.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"source {card.name}: {path} is no text ({error})") from error
+
+        return self._part(card, TOKENIZER, parse)
+
+    def _part(self, card: Card, part: str, parse: Callable[[bytes, str], _Read]) -> _Read:
+        """Read one file of a source, whose content must match the card."""
+        file, wanted = file_of(part), card.files[part]["fingerprint"]
+        path = self._path(card.name, card.version, file)
+
+        def checked(content: bytes) -> _Read:
+            found = digest(np.frombuffer(content, np.uint8))
+            if found != wanted:
+                raise InputError(
+                    f"source {card.name}: its card names a {file} of fingerprint {wanted}; {path} has {found} "
+                    f"({len(content)} bytes instead of {card.files[part]['bytes']}); publish {card.name} again"
+                )
+            return parse(content, path)
+
         try:
-            return self._read(card.name, file, path, parse, card.files[part]["bytes"])
+            return self._read(card.name, file, path, checked, card.files[part]["bytes"])
         except FileNotFoundError as error:
             raise RepublishedError(
                 f"source {card.name}: {path} does not exist; it was republished or removed in the meantime: retry"

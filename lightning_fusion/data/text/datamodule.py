@@ -34,7 +34,7 @@ from lightning_fusion.extras import require
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments
 
-_READ_AS = 8  # version of the reading code: cache entries of other versions are ignored
+_READ_AS = 9  # version of the reading code: cache entries of other versions are ignored
 _FRACTIONS = ("val_fraction", "test_fraction", "fuser_fraction")
 
 

@@ -69,8 +69,9 @@ class TokenizedDataModule(DomainsDataModule):
 
     @property
     def new_sample_facts(self) -> dict[str, Any]:
-        """Text of the trained tokenizer; nothing if ``tokenizer`` names one."""
-        return {} if self.tokenizer is not None else {"trained_tokenizer": self._corpus.metadata["trained"]}
+        """Text of the trained tokenizer; nothing of one of transformers."""
+        text = self._corpus.metadata.get("trained")
+        return {"trained_tokenizer": text} if text else {}
 
     def use_preprocessing(self, known: Mapping[str, Any] | None) -> None:
         """Tokenize new samples (``predict_root``) with the tokenizer of a model's training.
@@ -121,9 +122,11 @@ class TokenizedDataModule(DomainsDataModule):
 
     @staged_property(Stage.READING)
     def _text_tokenizer(self) -> TextTokenizer:
+        if self._trained is not None:
+            return TextTokenizer.parse(self._trained)
         if self.tokenizer is not None:
             return TextTokenizer.load(self.tokenizer, self.download)
-        return TextTokenizer.parse(self._corpus.metadata["trained"] if self._trained is None else self._trained)
+        return TextTokenizer.parse(self._corpus.metadata["trained"])
 
     @property
     def _known_tokenizer(self) -> TextTokenizer | None:

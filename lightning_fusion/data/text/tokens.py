@@ -22,6 +22,7 @@ from lightning_fusion.store import StoreWriter, cached
 
 _CHUNK = 2048
 _SPECIAL = ("[PAD]", "[UNK]", "[SEP]")
+_NAMED = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
 PAIR = " \x1f "
 """Separator of the two texts of a pair in stored texts."""
 
@@ -74,7 +75,7 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, name: str, download: bool) -> "TextTokenizer":
-        """Load a tokenizer of transformers, from a folder or by its name on the hub.
+        """Load a tokenizer of transformers, from a folder or by its name on the hub, or one that :meth:`save` wrote.
 
         Raises:
             InputError: If there is no such tokenizer, or it cannot pad a batch.
@@ -88,6 +89,8 @@ class TextTokenizer:
             raise InputError(f"tokenizer: found none named {name}{hint} ({first})") from error
         if len(backend.get_vocab()) <= len(backend.all_special_ids):
             raise InputError(f"tokenizer: {name} has special tokens only; add the missing files of the tokenizer")
+        if hasattr(backend, "backend_tokenizer") and backend.special_tokens_map == _NAMED:  # a trained one, saved
+            return cls.parse(backend.backend_tokenizer.to_str())
         pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
         if pad is None:
             raise InputError(f"tokenizer: {name} has neither a padding token nor an end-of-text token; add one")
@@ -113,8 +116,7 @@ class TextTokenizer:
         """Write a folder that :meth:`load` and ``transformers.AutoTokenizer`` read."""
         backend = self.backend
         if self._own:
-            named = dict(zip(("pad_token", "unk_token", "sep_token"), _SPECIAL, strict=True))
-            backend = require("transformers", "text").PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+            backend = require("transformers", "text").PreTrainedTokenizerFast(tokenizer_object=backend, **_NAMED)
         backend.save_pretrained(folder)
 
     @property
