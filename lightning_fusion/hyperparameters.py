@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lightning import LightningDataModule, LightningModule
@@ -133,6 +134,42 @@ def check_choices(function: Callable[..., Any], arguments: Mapping[str, Any]) ->
     for name, hint in get_type_hints(function).items():
         if get_origin(hint) is Literal and arguments[name] not in get_args(hint):
             raise InputError(f"{name} is {arguments[name]!r}; expected {shorten(get_args(hint))}")
+
+
+def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check arguments annotated as numbers or bool, as the command line does, for calls from Python.
+
+    Args:
+        function: Function with the annotations.
+        arguments: Arguments by name, such as ``locals()`` at the start of the function; others are ignored.
+
+    Raises:
+        InputError: If an argument has another type.
+
+    Example:
+        >>> def scale(by: float | None = None):
+        ...     check_types(scale, locals())
+        >>> scale("2")
+        Traceback (most recent call last):
+        ...
+        lightning_fusion.errors.InputError: by is '2', a str; expected a number, or null
+    """
+    for name, hint in get_type_hints(function).items():
+        kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+        if kinds not in ([float], [int], [bool]) or (arguments[name] is None and len(get_args(hint)) > 1):
+            continue
+        wanted, expected = _KINDS[kinds[0]]
+        value = arguments[name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kinds != [bool]):
+            null = ", or null" if len(get_args(hint)) > 1 else ""
+            raise InputError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}{null}")
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    float: (Real, "a number"),
+    int: (Integral, "a whole number"),
+    bool: (bool, "true or false"),
+}
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.diversity import Diversity, checked_diversity, diverse_loss
 from lightning_fusion.acorl.inner import InnerSteps
 from lightning_fusion.acorl.projection import Adversary
-from lightning_fusion.callbacks.early_parts import EarlyParts
+from lightning_fusion.callbacks.early_parts import EarlyParts, expect_eval_mode
 from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.targets import UNLABELED
 from lightning_fusion.errors import InputError, shorten
@@ -346,6 +346,7 @@ class ACoRLModule(ExpertModule):
 
     def on_fit_start(self) -> None:
         """Check that the training has an end and that the reversed gradient reaches the network."""
+        expect_eval_mode(self, [self.pool])
         if self._probe is None:
             raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.export.inputs import TOKENS, ProgramInput
 from lightning_fusion.export.network import ExportedNetwork, exported_network
 from lightning_fusion.extras import require
@@ -75,7 +76,7 @@ def export(
             "replace it"
         )
     network = exported_network(model)
-    device = next((value.device for value in network.state_dict().values()), torch.device("cpu"))
+    device = next((value.device for value in state_tensors(network).values()), torch.device("cpu"))
     network = network.eval().cpu()
     try:
         input = ProgramInput(input_shape, max_tokens, network.pool[0])

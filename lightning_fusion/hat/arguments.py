@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.hyperparameters import check_types
 
 MIXERS = ("attention", "static")
 PAPER: dict[str, Any] = {"teacher": "attention", "init": "scratch", "mixup": 0.0, "alpha": "adaptive"}
@@ -24,8 +25,10 @@ def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any]) -
         given: Its arguments by name, such as ``locals()``.
 
     Raises:
-        InputError: If a number is out of range, or an argument has no effect with the teacher.
+        InputError: If an argument has another type, a number is out of range, or an argument has no effect with the
+            teacher.
     """
+    check_types(constructor, given)
     alpha_0, threshold, clip_norm, sharpness = (
         given[name] for name in ("alpha_0", "threshold", "clip_norm", "sharpness")
     )
@@ -36,6 +39,11 @@ def check_arguments(constructor: Callable[..., Any], given: Mapping[str, Any]) -
     for name in ("mixup", "representation_weight"):
         if given[name] is not None and not 0 <= given[name] < math.inf:
             raise InputError(f"{name} is {given[name]}; expected a number of 0 or more")
+    for name, least, limit in (("seed", 0, 2**32), ("dim", 1, 2**31)):
+        if not least <= given[name] < limit:
+            raise InputError(f"{name} is {given[name]}; expected a whole number from {least} to {limit - 1}")
+    if not 0 < given["temperature"] < math.inf:
+        raise InputError(f"temperature is {given['temperature']}; expected a number above 0")
     teacher = given["teacher"]
     if sharpness is not None and (teacher in MIXERS or not 0 < sharpness < math.inf):
         raise InputError(f"sharpness is {sharpness}; expected a number above 0, and a fitted teacher, not {teacher}")

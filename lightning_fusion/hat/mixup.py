@@ -70,9 +70,8 @@ class Pairs(NamedTuple):
             InputError: If they are no tensor of real numbers.
         """
         if not Pairs.mixable(input):
-            raise InputError(
-                f"mixup: found inputs of type {type(input).__name__}; it needs one tensor of real numbers: set mixup: 0"
-            )
+            kind = f"data type {input.dtype}" if isinstance(input, Tensor) else f"type {type(input).__name__}"
+            raise InputError(f"mixup: found inputs of {kind}; it needs one tensor of real numbers: set mixup: 0")
 
     def mix(self, values: Tensor) -> Tensor:
         """Return the (B, ...) combinations of values.

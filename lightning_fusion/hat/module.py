@@ -87,12 +87,15 @@ class HaTJointModule(ExpertModule):
         teacher: Fitted on the labels: ``uniform`` (the sources' average), ``stacking`` on their outputs,
             ``stacking_representations``, ``foe``, ``fine_tuned`` (each source fine-tuned, averaged), ``all`` (the mean
             of both stackings and the fine-tuned sources), or ``auto``, the one of these with the best cross-validated
-            likelihood. Trained with the student: ``attention`` (the paper's mixer), or ``static`` weights. The
-            arguments from ``dim`` to ``accuracy_source`` and those of the mixer's optimizer are for these two.
-        init: Weights with which the student starts: ``scratch``, ``best_source`` (those of the source of the same
-            architecture with the best likelihood of the labels), ``average`` of the sources of the same architecture,
-            or ``auto``: ``best_source`` where inputs are real numbers, there is such a source and its accuracy on the
-            labels reaches the threshold of alpha, else ``scratch``.
+            likelihood; it is fitted again for other data. Trained with the student: ``attention`` (the paper's mixer),
+            or ``static`` weights. The arguments from ``dim`` to ``accuracy_source`` and those of the mixer's optimizer
+            are for these two.
+        init: Weights with which the student starts, among the sources of the same architecture and the same
+            preprocessing: ``best_source`` (the one with the best likelihood of the labels), ``average`` of them (for
+            each class over those that have it), ``scratch`` (those of ``network``, also pre-trained ones), or ``auto``:
+            ``best_source`` where inputs are real numbers and its accuracy on the labels reaches the threshold of alpha,
+            else ``scratch``. ``auto`` keeps a student that was loaded from its checkpoint; pre-trained weights that
+            ``network`` returns cannot be told from random ones, and need ``scratch``.
         mixup: Parameter of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none. ``None``
             (default) means 1 for such inputs, and 0 for tokens and other inputs, which cannot be mixed.
         sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.

@@ -19,6 +19,7 @@ from lightning_fusion.data.views.role import RoleDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.diagnosis import diagnose
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.collect import collect, first_process
 from lightning_fusion.experts.outputs.datamodule import OutputsDataModule
@@ -270,7 +271,7 @@ class SeedRun:
         module = build()
         trainer = self.trainer(name, epochs, callbacks)
         trainer.fit(module, datamodule=data)
-        if not all(bool(value.isfinite().all()) for value in module.network.state_dict().values()):  # type: ignore[union-attr]
+        if not all(bool(value.isfinite().all()) for value in state_tensors(module.network).values()):  # type: ignore[arg-type]
             raise InputError(f"{label}: the training diverged, weights are NaN or infinite; lower the learning rate")
         save_weights(trainer, path)
         self.report.took("training", start)

@@ -18,6 +18,7 @@ from lightning_fusion.data.names import as_labels, near_message
 from lightning_fusion.data.text.tokens import TextTokenizer
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.experts.stored import network_classes
 from lightning_fusion.experts.weights import build_network
 from lightning_fusion.files import digest
@@ -178,7 +179,7 @@ def _class_means(
 
     The agreement is the fraction of the samples to which it gives the answer of ``exact``; ``None`` without it.
     """
-    device = next(iter(expert.state_dict().values()), torch.empty(0)).device
+    device = next(iter(state_tensors(expert).values()), torch.empty(0)).device
     batches = labeled_batches(data, device)
     first = next(batches, None)
     if first is None:
@@ -246,7 +247,7 @@ def _after_features(expert: Expert, input: Any) -> set[str]:
         for handle in handles:
             handle.remove()
     late = after - before
-    state = {key: value for key, value in network.state_dict().items() if key.rpartition(".")[0] in late}
+    state = {key: value for key, value in state_tensors(network).items() if key.rpartition(".")[0] in late}
     kept = {key: value.clone() for key, value in state.items()}
     for value in state.values():
         if value.is_floating_point():

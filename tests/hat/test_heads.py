@@ -67,6 +67,23 @@ def test_the_experts_own_preparation_comes_first():
     assert head_name(made, INPUT) == "head"
 
 
+def test_copies_answer_as_their_experts(tmp_path):
+    """In the order of the classes, in logarithms of probabilities, and in float32, whatever the network's own are."""
+
+    class Sure(tiny.Net):
+        def __init__(self, num_classes):
+            super().__init__(num_classes)
+            self.head = nn.Sequential(self.head, nn.Softmax(1))
+
+    torch.save({"state_dict": Sure(3).state_dict(), "expert": {"classes": tiny.CLASSES}}, tmp_path / "s.ckpt")
+    made = Expert(Sure, str(tmp_path / "s.ckpt"), ["owl", "cat", "dog"], output="probabilities", features="body")
+    half = expert(tiny.Net(3).half(), "body")
+    for own, atol in ((made, 1e-6), (half, 1e-2)):
+        (head,) = copy_heads({"a": own}, head_names({"a": own}, INPUT)).values()
+        found = head(own.forward_with_representations(INPUT)[1])
+        torch.testing.assert_close(found.softmax(1), own(INPUT), rtol=0, atol=atol)
+
+
 def test_compiled_networks_have_heads():
     network = tiny.Net(3)
     network.compile(backend="eager")

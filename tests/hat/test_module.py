@@ -780,6 +780,12 @@ class TestBadInput:
             ),
             ({"teacher": "all", "mixer_optimizer": None, "cache": False}, "use cache; .* or a representation_weight"),
             ({"init": "warm"}, "init is 'warm'"),
+            ({"alpha_0": "1"}, "alpha_0 is '1', a str; expected a number$"),
+            ({"mixup": True}, "mixup is True, a bool; expected a number, or null"),
+            ({"dim": 2.5}, "dim is 2.5, a float; expected a whole number"),
+            ({"dim": 0}, "dim is 0; expected a whole number from 1"),
+            ({"cache": "no"}, "cache is 'no', a str; expected true or false"),
+            ({"temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
             ({"sharpness": 2.0}, "sharpness is 2.0; expected a number above 0, and a fitted teacher, not attention"),
             ({"mixup": -1.0}, "mixup is -1.0; expected a number of 0 or more"),
             ({"representation_weight": -1.0}, "representation_weight is -1.0; expected a number of 0 or more"),
@@ -788,6 +794,10 @@ class TestBadInput:
     def test_of_the_constructor(self, arguments, message):
         with pytest.raises(InputError, match=message):
             module(**arguments)
+
+    def test_of_a_seed(self):
+        with pytest.raises(InputError, match="seed is -1; expected a whole number from 0"):
+            HaTJointModule(tiny.Net, SOURCES, "body", classes=tiny.CLASSES, seed=-1)
 
     @pytest.mark.parametrize(
         ("labels", "message"),
@@ -900,6 +910,57 @@ class TestFittedTeachers:
         torch.testing.assert_close(
             made.teacher.knowledge.probabilities, other.teacher.knowledge.probabilities, rtol=1e-3, atol=1e-4
         )
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
+    def test_a_run_in_true_precision(self, precision):
+        """What was fitted in float32 stays in it, and reads the outputs of converted sources."""
+        made = module(teacher="auto", mixer_optimizer=None, optimizer=None)
+        trainer = fit(made, 1, precision=precision)
+        assert all(weight.itemsize >= 4 for weight in made.teacher.model.state_dict().values())
+        found = trainer.test(made, target(), verbose=False)[0]
+        assert found["test_teacher_accuracy"] > 0.4
+
+    def test_the_plan_is_said_before_the_training(self, caplog):
+        """Also that alpha is 0, which longer training does not change; and no module is in eval mode by mistake."""
+        experts = {"a": Expert(tiny.Net(3), classes=tiny.CLASSES, features="body")}
+        made = module(
+            experts, teacher="uniform", mixer_optimizer=None, init="best_source", alpha="gated", threshold=1.0
+        )
+        with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO"):
+            warnings.simplefilter("always")
+            fit(made, 1)
+        said = [str(each.message) for each in caught]
+        accuracy = float(made.teacher.knowledge.accuracy)
+        wanted = f"the teacher's accuracy ({accuracy:.3f}) is below the threshold (1.000): the student learns from the "
+        wanted += (
+            "labels alone, after it started from source a; lower threshold, choose other sources, or label more samples"
+        )
+        assert said.count(wanted) == 1 and not any("in eval mode" in each for each in said)
+        line = f"training: teacher uniform, cross-validated accuracy {accuracy:.3f} on 18 labeled samples, sharpness"
+        assert line in caplog.text
+        assert "start source a; mixup 0; alpha 0 (gated: the teacher is below the threshold 1.000)" in caplog.text
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            fit(module(), 1)
+        assert (
+            "training: teacher attention, trained with the student; start scratch; mixup 0; alpha 1 times"
+            in caplog.text
+        )
+
+    def test_an_accuracy_at_the_threshold_is_no_warning(self):
+        made = module(teacher="uniform", mixer_optimizer=None, alpha="gated")
+        fit(made, 1)
+        again = module(
+            teacher="uniform",
+            mixer_optimizer=None,
+            alpha="gated",
+            threshold=made.teacher.figures["uniform"]["accuracy"],
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*below the threshold.*")
+            fit(again, 1)
+        assert float(again.strength()) == 1
 
 
 class TestStart:

@@ -10,7 +10,7 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.hat.fitted import Evidence
 from lightning_fusion.hat.mixer import shared_columns
 from lightning_fusion.hat.mixup import Pairs
-from lightning_fusion.hat.start import compatible_weights, first_weights, source_weights
+from lightning_fusion.hat.start import compatible_weights, first_weights, mean_weights, source_weights
 
 INPUT = tiny.tensors(rows={"train": 8})["train"][0]
 
@@ -35,6 +35,63 @@ def test_the_student_answers_as_its_source_for_shared_classes(classes):
         assert same == (label not in classes)
 
 
+class Odd(tiny.Net):
+    """A layer that is used twice, and an extra state; in double precision as a source."""
+
+    def __init__(self):
+        super().__init__(3)
+        self.first = self.second = nn.Linear(4, 4)
+
+    def forward(self, input):
+        return super().forward(self.second(self.first(input)))
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        self.version = state["version"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_shared_weights_extra_states_and_other_precisions_start_a_student(dtype):
+    torch.manual_seed(0)
+    source, student = Expert(Odd().to(dtype), classes=tiny.CLASSES, features="body"), Odd()
+    weights = started(source, student)
+    assert weights["head.weight"].dtype == torch.float32
+    student.load_state_dict(weights)
+    torch.testing.assert_close(
+        student(INPUT).softmax(1), source(INPUT), rtol=0, atol=1e-6 if dtype.itemsize > 2 else 0.02
+    )
+
+
+def test_outputs_in_another_order_than_the_classes_are_put_in_order(tmp_path):
+    torch.manual_seed(0)
+    network = tiny.Net(3)
+    torch.save({"state_dict": network.state_dict(), "expert": {"classes": tiny.CLASSES}}, tmp_path / "s.ckpt")
+    source = Expert(tiny.Net, str(tmp_path / "s.ckpt"), classes=["owl", "cat", "dog"], features="body")
+    assert all(torch.equal(started(source, tiny.Net(3))[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_class_is_averaged_over_the_sources_that_have_it():
+    torch.manual_seed(0)
+    classes = {"a": ["dog", "cat"], "b": ["cat", "owl"]}
+    pool = ExpertPool({name: Expert(tiny.Net(2), classes=own, features="body") for name, own in classes.items()})
+    columns, _ = shared_columns(classes, tiny.CLASSES)
+    student = tiny.Net(3)
+    states, _ = compatible_weights(student, pool, columns, INPUT)
+    mean = mean_weights(list(states.values()))["head.weight"]
+    a, b = (pool.members[name].network.head.weight for name in "ab")
+    torch.testing.assert_close(mean, torch.stack([(a[1] + b[0]) / 2, a[0], b[1]]))
+
+
+def test_few_samples_at_a_time_run_through_the_networks():
+    seen = []
+    source = Expert(tiny.Net(2), classes=["owl", "cat"], features="body")
+    source.network.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    source_weights(tiny.Net(3), source, [1, -1, 0], torch.rand(200, 4))
+    assert max(seen) == 64
+
+
 def test_other_architectures_and_preprocessings_are_named():
     torch.manual_seed(0)
     make = partial(Expert, classes=list(tiny.CLASSES), features="body")
@@ -54,6 +111,9 @@ def test_other_architectures_and_preprocessings_are_named():
     assert "has shape (9, 4), the student's" in reasons["wide"]
     assert "other layers" in reasons["normed"] and "it is a Sequential, the student a Net" in reasons["plain"]
     assert "another preprocessing" in reasons["scaled"]
+    evidence = Evidence(INPUT, torch.zeros(8, 5, 3), torch.zeros(8, 0))
+    start = first_weights("average", tiny.Net(3), pool, columns, evidence, torch.zeros(8).long(), 0.0)
+    assert start.what == "average of fits" and "scaled: with its weights the student's" in start.why
 
 
 def test_a_student_of_tokens_starts_with_its_own_weights_by_default():
@@ -78,3 +138,5 @@ def test_pairs_are_convex_combinations_in_which_the_first_sample_weighs_most():
         torch.testing.assert_close(pairs.mix(values), wanted)
     with pytest.raises(InputError, match="mixup: found inputs of type dict; it needs one tensor of real numbers"):
         Pairs.draw(1.0, {"input_ids": values})
+    with pytest.raises(InputError, match=r"mixup: found inputs of data type torch.int64; .* set mixup: 0"):
+        Pairs.draw(1.0, values.long())

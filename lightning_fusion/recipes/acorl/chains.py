@@ -1,7 +1,6 @@
 """Chains of members of one seed: a plain chain, and chains with each member trained against the previous ones."""
 
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,18 +192,16 @@ class ChainRun(SeedRun, ABC):
         preprocessing = getattr(self.data, "preprocessing", None)
         arguments = plan.arguments | (more or {})
         build = partial(kind, network=network, classes=self.data.classes, preprocessing=preprocessing, **arguments)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen members
-            self.train(
-                f"members/{name}",
-                build,
-                self.data,
-                seed=stage_seed(self.seed, number),
-                epochs=plan.epochs,
-                label=f"seed {self.seed}  {name}",
-                metric=self.metric,
-                callbacks=self._callbacks(),
-            )
+        self.train(
+            f"members/{name}",
+            build,
+            self.data,
+            seed=stage_seed(self.seed, number),
+            epochs=plan.epochs,
+            label=f"seed {self.seed}  {name}",
+            metric=self.metric,
+            callbacks=self._callbacks(),
+        )
 
     def _callbacks(self) -> list[Callback]:
         """Return the callbacks of the training of a member."""

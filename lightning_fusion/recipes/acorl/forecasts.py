@@ -1,7 +1,6 @@
 """Forecast of ACoRL's gain for given experts, before a complementary model is trained."""
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -227,9 +226,7 @@ class Probe:
             return made[-1]
 
         (one.folder / f"{PROBE}.ckpt").unlink(missing_ok=True)  # it has no projections
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the experts
-            path = one.train(PROBE, build, one.data, self.seed, self.epochs, f"seed {one.seed}  {PROBE}")
+        path = one.train(PROBE, build, one.data, self.seed, self.epochs, f"seed {one.seed}  {PROBE}")
         members = {**self.experts, PROBE: one.load_expert(path, self.shared["network"])}
         with seen_by_design():
             how: dict[str, Any] = {"splits": ("val",), "trainer": one.trainer("forecast", logged=False)}

@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,9 +120,7 @@ class HaTSeed(SeedRun):
             answers = read_answers(path)
         else:
             start = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the sources
-                answers = target.answers()
+            answers = target.answers()
             if plan.publish_students:
                 self.publish_student(target)
             if first_process():

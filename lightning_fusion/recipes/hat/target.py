@@ -17,6 +17,7 @@ from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.files import file_key
@@ -213,7 +214,7 @@ class Target:
     def _cost(self, method: str, answer: Callable[[Any], Any], model: nn.Module, input: Any) -> None:
         """Add the bytes of a model's weights and the time that it takes for a sample."""
         network = getattr(model, "network", model)
-        self._add(method, "model bytes", sum(weight.nbytes for weight in network.state_dict().values()))
+        self._add(method, "model bytes", sum(weight.nbytes for weight in state_tensors(network).values()))
         start = time.perf_counter()
         with torch.no_grad():
             answer(input)
