@@ -95,8 +95,7 @@ def select_sources(
         >>> [(row.name, row.kept) for row in selection.table], list(selection.experts)
         ([('site_2', True), ('site_3', False)], ['site_2'])
     """
-    check_choices(select_sources, locals())
-    _check(keep_fraction, num_sources, encoder_first, rank_by)
+    check_selection(keep_fraction, num_sources, encoder_first, similarity, rank_by)
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     reader = registry.reader()
     search = _Search(reader, target, TargetSamples(target, reader), rank_by, encoder_first, rename or {})
@@ -385,7 +384,19 @@ def other_channels(source: Any, target: Any) -> str | None:
     return None
 
 
-def _check(keep_fraction: float, num_sources: int, encoder_first: bool, rank_by: str) -> None:
+def check_selection(
+    keep_fraction: float = 0.5,
+    num_sources: int = 5,
+    encoder_first: bool = False,
+    similarity: str = "cosine",
+    rank_by: str = "product",
+) -> None:
+    """Check the arguments of :func:`select_sources` that do not depend on a registry.
+
+    Raises:
+        InputError: If one is invalid.
+    """
+    check_choices(select_sources, locals())
     if not 0 < keep_fraction <= 1:
         raise InputError(f"keep_fraction is {keep_fraction}; expected a fraction of the sources, above 0 and at most 1")
     if num_sources < 1:

@@ -26,6 +26,7 @@ from lightning_fusion.recipes.hat.plan import (
 )
 from lightning_fusion.recipes.hat.report import LOCAL, MAIN, groups_of
 from lightning_fusion.recipes.hat.seed import HaTSeed
+from lightning_fusion.recipes.hat.students import check_students, read_settings
 from lightning_fusion.recipes.report import Figures, Report
 from lightning_fusion.recipes.runner import Recipe, Run, check_seeds, run_recipe
 from lightning_fusion.recipes.seed_run import (
@@ -147,13 +148,14 @@ def hat(
         epochs=epochs,
         target=target,
         selection=selection,
-        student=student,
-        variants=variants,
+        student=read_settings(student, "student"),
+        variants={name: read_settings(change, f"variants: {name}") for name, change in variants.items()},
         publish_students=publish_students,
         guarded=guarded,
         baselines=baselines,
         arguments={"optimizer": optimizer, "features": features},
     )
+    check_students(plan, data, chosen, seeds)
     recipe = _HaT(
         name="hat",
         main=MAIN,

@@ -1,5 +1,5 @@
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,11 @@ def motion(**arguments) -> SyntheticSensorDataModule:
     return SyntheticSensorDataModule(
         sample_rate_hz=10.0, heterogeneity=0.3, session_fields=["session"], batch_size=64, **SCALE, **arguments
     )
+
+
+@cache
+def shared_motion() -> SyntheticSensorDataModule:
+    return motion()
 
 
 def run(output: Path, **arguments):
@@ -404,11 +409,24 @@ def test_a_domain_that_is_called_as_a_source_of_the_run_is_rejected(name, settin
         ({"variants": {"odd": {"temprature": 2}}}, r"variants: odd sets temprature; .* temperature"),
         ({"student": {"experts": {}, "num_sources": 2}}, r"student: sets experts, num_sources; known are .*teacher"),
         ({"features": "pol"}, "has no layer 'pol'"),
+        ({"student": {"mixup": "abc"}}, "student: mixup is 'abc'; expected float, null"),
+        ({"student": {"scheduler": "x"}}, "student: scheduler is 'x'; expected a class_path with init_args, null"),
+        ({"student": {"metric": "x"}}, "student: metric is 'x'; expected Metric, null"),
+        ({"student": {"teacher": "best"}}, "student: teacher is 'best'; expected auto, all, uniform"),
+        ({"student": {"alpha_0": -1}}, "student: alpha_0 is -1"),
+        ({"variants": {"odd": {"dim": 2.5}}}, "variants: odd: dim is 2.5; expected int"),
+        ({"variants": {"odd": {"temperature": 0.3}}}, "variants: odd: teacher: all is fitted .* temperature"),
+        ({"variants": {"odd": {"num_sources": 0}}}, "variants: odd: num_sources is 0"),
+        ({"variants": {"odd": {"rank_by": "luck"}}}, "variants: odd: rank_by is 'luck'; expected product"),
+        ({"variants": {"odd": {"labeled_fraction": 2.0}}}, "variants: odd: labeled_fraction is 2.0"),
+        ({"keep_fraction": 0}, "keep_fraction is 0"),
+        ({"labeled_fraction": 0.01, "min_per_class": 0}, "labeled_fraction of 0.01 leaves no labeled sample"),
     ],
 )
 def test_rejected(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        run(tmp_path / "run", **arguments)
+        run(tmp_path / "run", **({"data": shared_motion(), "baselines": False} | arguments))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
