@@ -1,7 +1,7 @@
 """LightningCLI for ``fit``, ``validate``, ``test`` and ``predict``."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -223,16 +223,7 @@ class FusionCLI(LightningCLI):
         self.config = self.parser.parse_object({subcommand: {"model": spec}}, self.config)
         self._restore(given)
         after = flat(self.config[subcommand].get("model").as_dict())
-        from_data = {f"init_args.{name}" for name in _LINKS.values()}
-        changed = [
-            key
-            for key in after
-            if key.startswith("init_args.")
-            and key in before
-            and before[key] != after[key]
-            and not (key in from_data and before[key] is None)
-        ]
-        if changed:
+        if changed := _changed(before, after):
             print(f"ckpt_path: {path} sets {shorten(changed, 20)} (resuming keeps the checkpoint's values)")
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
@@ -246,13 +237,10 @@ class FusionCLI(LightningCLI):
             self.config_dump = self._plain(self.config)[self.config.subcommand]
 
     def _restore(self, given: Namespace) -> None:
-        """Keep the arguments that the user gave where the checkpoint has null, such as experts of a trained fuser."""
-        model = self.config[self.config.subcommand].model
-        takes = constructor_arguments(resolve_name(model.class_path))
-        for name, value in vars(given).items():
-            default = takes[name].default if name in takes else None
-            if value not in (None, default) and model.init_args.get(name) is None:
-                model.init_args[name] = value
+        """Keep the experts that the user gave where the checkpoint has none, as of a training on their outputs."""
+        own = self.config[self.config.subcommand].model.init_args
+        if own.get("experts", "other") is None and given.get("experts") is not None:
+            own.experts = given.experts
 
 
 def _linked_value(data: Any, command: str, source: str, target: str, written: Any) -> Any:
@@ -269,6 +257,29 @@ def _linked_value(data: Any, command: str, source: str, target: str, written: An
             f"{shorten(value)}; change the data, or leave {target} out"
         )
     return written
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of the model, with dotted names, that a checkpoint sets to other values than the user.
+
+    Example:
+        >>> before = {"init_args.mixup": 0, "init_args.metric.class_path": "F1", "init_args.dim": 8}
+        >>> _changed(before, {"init_args.mixup": None, "init_args.metric": None, "init_args.dim": 8})
+        ['init_args.mixup', 'init_args.metric']
+    """
+    from_data = {f"init_args.{name}" for name in _LINKS.values()}
+    found = []
+    for key, value in before.items():
+        parts = key.split(".")
+        ancestors = [".".join(parts[:count]) for count in range(len(parts), 1, -1)]
+        known = next((name for name in ancestors if name in after), key)
+        if parts[0] != "init_args" or known not in after or (known in from_data and value is None):
+            continue
+        if known != key and after[known] is not None:
+            continue
+        if after[known] != value:
+            found.append(known)
+    return list(dict.fromkeys(found))
 
 
 def _same_class(one: Any, other: str) -> bool:

@@ -327,13 +327,16 @@ class TestCheckpoints:
         Path("runs/digits/fuser/label.ckpt").rename("first.ckpt")
         capsys.readouterr()
         changed = ["--model.init_args.optimizer.init_args.lr=0.5", "--model.init_args.seed=4"]
+        changed += ["--model.init_args.scheduler=torch.optim.lr_scheduler.StepLR"]  # the checkpoint has null
+        changed += ["--model.init_args.scheduler.init_args.step_size=1"]
         cli = main(["fit", *files, *changed, "--ckpt_path=first.ckpt"])
         said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ckpt_path: "))
         assert said == (
-            "ckpt_path: first.ckpt sets init_args.optimizer.init_args.lr, init_args.seed "
+            "ckpt_path: first.ckpt sets init_args.optimizer.init_args.lr, init_args.scheduler, init_args.seed "
             "(resuming keeps the checkpoint's values)"
         )
         assert (cli.model.seed, cli.trainer.current_epoch, cli.trainer.global_step) == (0, 2, 4)
+        assert cli.config.fit.model.init_args.scheduler is None and cli.model.hparams["scheduler"] is None
         main(["test", *files, "--ckpt_path=first.ckpt"])
         assert "ckpt_path: first.ckpt sets" not in capsys.readouterr().out
 

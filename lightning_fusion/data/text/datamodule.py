@@ -269,7 +269,7 @@ class BaseTextDataModule(TokenizedDataModule):
 
     def _tokenizer_of(self, texts: Texts, group: np.ndarray) -> TextTokenizer:
         if self.tokenizer is not None:
-            return TextTokenizer.load(self.tokenizer, self.download)
+            return TextTokenizer.load(self.tokenizer, self.download).as_trained()
         label, domain = (number_labels(names)[1] for names in (texts.labels, texts.domains))
         split = self._draw(label, domain, np.array(texts.splits or [-1] * len(label)), group)
         rows = np.flatnonzero(split == TRAIN).tolist()

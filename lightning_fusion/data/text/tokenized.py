@@ -125,7 +125,7 @@ class TokenizedDataModule(DomainsDataModule):
         if self._trained is not None:
             return TextTokenizer.parse(self._trained)
         if self.tokenizer is not None:
-            return TextTokenizer.load(self.tokenizer, self.download)
+            return TextTokenizer.load(self.tokenizer, self.download).as_trained()
         return TextTokenizer.parse(self._corpus.metadata["trained"])
 
     @property

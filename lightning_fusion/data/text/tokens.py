@@ -75,7 +75,7 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, name: str, download: bool) -> "TextTokenizer":
-        """Load a tokenizer of transformers, from a folder or by its name on the hub, or one that :meth:`save` wrote.
+        """Load a tokenizer of transformers, from a folder or by its name on the hub.
 
         Raises:
             InputError: If there is no such tokenizer, or it cannot pad a batch.
@@ -89,12 +89,16 @@ class TextTokenizer:
             raise InputError(f"tokenizer: found none named {name}{hint} ({first})") from error
         if len(backend.get_vocab()) <= len(backend.all_special_ids):
             raise InputError(f"tokenizer: {name} has special tokens only; add the missing files of the tokenizer")
-        if hasattr(backend, "backend_tokenizer") and backend.special_tokens_map == _NAMED:  # a trained one, saved
-            return cls.parse(backend.backend_tokenizer.to_str())
         pad = backend.pad_token_id if backend.pad_token_id is not None else backend.eos_token_id
         if pad is None:
             raise InputError(f"tokenizer: {name} has neither a padding token nor an end-of-text token; add one")
         return cls(backend, pad, backend.unk_token_id)
+
+    def as_trained(self) -> "TextTokenizer":
+        """Return the trained tokenizer that :meth:`save` wrote, which :meth:`dump` describes; any other as it is."""
+        if self._own or not hasattr(self.backend, "backend_tokenizer") or self.backend.special_tokens_map != _NAMED:
+            return self
+        return self.parse(self.backend.backend_tokenizer.to_str())
 
     @classmethod
     def parse(cls, text: str) -> "TextTokenizer":
