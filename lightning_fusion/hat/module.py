@@ -530,6 +530,10 @@ class HaTJointModule(ExpertModule):
             cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=max(1, math.ceil(self._steps / turns)))
         others = {id(weight) for part in (self.teacher, self.pool) for weight in part.parameters()}
         own = [weight for weight in self.parameters() if id(weight) not in others]  # with further parts of a subclass
+        if not any(weight.requires_grad for weight in own):
+            raise InputError(
+                "network: none of its weights requires a gradient, so nothing is trained; unfreeze a layer"
+            )
         chosen = [(own, self._optimizer, self._scheduler)]
         if not self.fitted:
             chosen.append((list(self.teacher.parameters()), self._mixer_optimizer, self._mixer_scheduler))

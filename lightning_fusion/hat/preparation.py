@@ -82,8 +82,12 @@ class TeacherPlan:
             input: The batch, on which the sources are run.
 
         Raises:
-            InputError: If the student has another number of outputs, or a source does not run on the batch.
+            InputError: If the student has other outputs, or a source does not run on the batch.
         """
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"network: it returns a {type(logits).__name__}; expected a tensor of logits (B, {self.num_classes})"
+            )
         if logits.shape[1:] != (self.num_classes,):
             raise InputError(
                 f"network: found outputs of shape (B, {shorten(logits.shape[1:])}); expected (B, {self.num_classes}), "

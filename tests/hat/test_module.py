@@ -828,6 +828,8 @@ class TestBadInput:
             InputError, match=r"found outputs of shape \(B, 4\); expected \(B, 3\), one for each of classes"
         ):
             fit(module(network=lambda num_classes: tiny.Net(num_classes + 1)))
+        with pytest.raises(InputError, match="none of its weights requires a gradient"):
+            fit(module(network=lambda num_classes: tiny.Net(num_classes).requires_grad_(False)))
 
     @pytest.mark.parametrize(("what", "argument"), [("student", "optimizer"), ("mixer", "mixer_optimizer")])
     def test_of_a_training_that_diverges(self, what, argument, tmp_path):

@@ -16,6 +16,7 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.batch import num_samples
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.answers import take_rows
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.experts.module import ExpertModule
@@ -205,9 +206,14 @@ class Target:
             rows = data.rows("test")
             batch = data.on_after_batch_transfer(rows[torch.arange(len(rows))], 0)
             given = move_data_to_device(batch.input, module.device)
+
+            def answers(input: Any) -> torch.Tensor:
+                rows = torch.arange(num_samples(input) or 0)
+                return torch.cat([module(take_rows(input, part)) for part in rows.split(_VALIDATED_ROWS)])
+
             with torch.no_grad():
-                self.tested = batch, module(given).float().softmax(1).cpu()
-            self._cost(MAIN, module, module, given)
+                self.tested = batch, answers(given).float().softmax(1).cpu()
+            self._cost(MAIN, answers, module, given)
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         return found | {"train_teacher_accuracy": float(module.teacher.knowledge.accuracy)}
 
