@@ -7,8 +7,11 @@ from torch import Tensor
 
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
+from lightning_fusion.hat.arguments import MIXERS
 from lightning_fusion.hat.teacher import FixedTeacher, Teacher
 
+_OF_STATE = ("teacher", "representation_weight", "dim", "heads", "accuracy_source")
+_ROWS = ("teacher.knowledge.index", "teacher.knowledge.target")
 _OF_TRAINING = ("teacher.", "hints.", "batches_done")  # state that the student does not need
 
 
@@ -41,23 +44,63 @@ def restore_student(checkpoint: dict[str, Any], pool: ExpertPool, own: Mapping[s
     restore_experts(checkpoint, pool)
 
 
-def restore_sources(checkpoint: dict[str, Any], pool: ExpertPool) -> Mapping[str, Any]:
-    """Check the sources of an interrupted run, and return the sizes with which its teacher is built.
+def restore_sources(checkpoint: dict[str, Any], module: Any) -> Mapping[str, Any]:
+    """Check sources and arguments of an interrupted run, and return the sizes with which its teacher is built.
 
     Args:
-        checkpoint: Checkpoint of a training that is about to be resumed.
-        pool: The current sources.
+        checkpoint: Checkpoint of a training that is about to be resumed or tested.
+        module: The :class:`~lightning_fusion.HaTJointModule`.
 
     Raises:
-        InputError: If they are others than those of the interrupted run.
+        InputError: If they are others than those of the interrupted run, or the checkpoint is damaged.
     """
     sizes: Mapping[str, Any] = checkpoint["sources"]
-    if list(sizes["sources"]) != pool.names:
+    names, state = module.pool.names, checkpoint.get("state_dict")
+    if not _is_sizes(sizes) or not isinstance(state, Mapping) or not {*_ROWS} <= set(state):
+        raise InputError("ckpt_path: the checkpoint is damaged: sizes or samples of its teacher are missing")
+    if list(sizes["sources"]) != names:
+        raise InputError(f"experts: the model was trained from {shorten(sizes['sources'])}; found {shorten(names)}")
+    _check_arguments(checkpoint.get("hyper_parameters") or {}, module)
+    _check_network(state, module.network.state_dict())
+    if module.teacher is not None and (own := module.teacher.sizes) != dict(sizes):
+        part = next(part for part in own if own[part] != sizes[part])
+        what = {"own": "network: the student's representation", "sources": "experts: the sources' representations"}
         raise InputError(
-            f"experts: the model was trained from {shorten(sizes['sources'])}; found {shorten(pool.names)}"
+            f"{what.get(part, 'experts: the heads')} of the interrupted run had {sizes[part]}; found {own[part]}"
         )
-    restore_experts(checkpoint, pool)
+    restore_experts(checkpoint, module.pool)
     return sizes
+
+
+def _is_sizes(sizes: Any) -> bool:
+    known = isinstance(sizes, Mapping) and {"own", "sources", "heads"} <= set(sizes)
+    return known and isinstance(sizes["sources"], Mapping) and isinstance(sizes["heads"], Mapping)
+
+
+def _check_arguments(recorded: Mapping[str, Any], module: Any) -> None:
+    """Raise InputError for arguments that determine the state of the teacher, and differ from those recorded."""
+    kinds = {name: (recorded[name], module.hparams[name]) for name in _OF_STATE if {name} <= recorded.keys()}
+    for name, (old, new) in kinds.items():
+        if name == "teacher" and old not in MIXERS and new not in MIXERS:
+            continue  # which of the fitted ones was chosen is compared with those to choose from
+        same = bool(old) == bool(new) if name == "representation_weight" else old == new
+        if not same:
+            raise InputError(
+                f"{name} is {new}, and the checkpoint is of a training with {name}: {old}; give the same, or train anew"
+            )
+
+
+def _check_network(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise InputError if the weights in a checkpoint are of another network."""
+    found = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    for key in [*own, *found]:
+        shapes = [list(value[key].shape) if key in value else "missing" for value in (found, own)]
+        if key in found and key in own and shapes[0] == shapes[1]:
+            continue
+        if not key.endswith("_extra_state"):
+            raise InputError(
+                f"network: {key} is {shapes[1]}, and {shapes[0]} in the checkpoint; give the network of its training"
+            )
 
 
 def restore_teacher(checkpoint: Mapping[str, Any], teacher: Teacher) -> None:
@@ -71,7 +114,7 @@ def restore_teacher(checkpoint: Mapping[str, Any], teacher: Teacher) -> None:
         InputError: If the teacher or the training samples are others than those of the interrupted run.
     """
     state = checkpoint["state_dict"]
-    found = [state["teacher.knowledge.index"], state["teacher.knowledge.target"]]
+    found = [state[name] for name in _ROWS]
     if teacher.knowledge is None:
         teacher.note_rows(*found)
     if isinstance(teacher, FixedTeacher):

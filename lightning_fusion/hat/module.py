@@ -588,7 +588,7 @@ class HaTJointModule(ExpertModule):
             restore_student(checkpoint, self.pool, self.state_dict())
             self.student_loaded = True
             return
-        self._make_teacher(restore_sources(checkpoint, self.pool))
+        self._make_teacher(restore_sources(checkpoint, self))
         restore_teacher(checkpoint, self.teacher)
         if self._trainer is not None and self._trainer.state.fn == "fit":
             EarlyParts.renew_copies(self)  # they load their own state afterwards

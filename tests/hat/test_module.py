@@ -1,6 +1,7 @@
 import copy
 import warnings
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,13 @@ def begun(**arguments) -> HaTJointModule:
     made._make_teacher(made._measure(input))
     made.teacher.note_rows(index, labels)
     return made
+
+
+def stored(made: HaTJointModule) -> dict[str, Any]:
+    """What Lightning stores of a module in a training."""
+    checkpoint = {"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams), "optimizer_states": []}
+    made.on_save_checkpoint(checkpoint)
+    return checkpoint
 
 
 def remembers(made, data) -> bool:
@@ -749,8 +757,30 @@ class TestCheckpoints:
             again(experts=changed)
         with pytest.raises(InputError, match=r"had 60 training samples, .* labeled; found 50 and"):
             again(data=target(rows=ROWS | {"train": 50}))
-        with pytest.raises(InputError, match="the mixer was made for sources"):
+        with pytest.raises(InputError, match=r"network: body.0.weight is \[9, 4\], and \[\d, 4\] in the checkpoint"):
             again(network=partial(tiny.Net, hidden=9))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"teacher": "static"}, "teacher is static, and .* teacher: attention"),
+            ({"teacher": "all", "mixer_optimizer": None}, "teacher is all, and .* teacher: attention"),
+            ({"representation_weight": 1.0}, "representation_weight is 1.0, .* representation_weight: 0.0"),
+            ({"dim": 8}, "dim is 8, .* dim: 32"),
+            ({"heads": "frozen"}, "heads is frozen, .* heads: trained"),
+            ({"accuracy_source": "crossfit"}, "accuracy_source is crossfit, .* accuracy_source: train"),
+        ],
+    )
+    def test_arguments_that_make_another_state_are_named(self, arguments, message):
+        checkpoint = stored(begun())
+        with pytest.raises(InputError, match=message):
+            module(**arguments).on_load_checkpoint(checkpoint)
+
+    @pytest.mark.parametrize("part", ["sources", "state_dict"])
+    def test_a_damaged_checkpoint_is_named(self, part):
+        for content in (None, {"sources": {"a": 3, "b": 3}}):
+            with pytest.raises(InputError, match="ckpt_path: the checkpoint is damaged"):
+                module().on_load_checkpoint(stored(begun()) | {part: content})
 
 
 class TestBadInput:
