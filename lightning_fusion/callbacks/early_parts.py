@@ -34,7 +34,13 @@ class EarlyParts(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare a fit of a module that has such parts: the trainer may fit another one later."""
+        """Prepare a fit of a module that has such parts: the trainer may fit another one later.
+
+        Lightning sorts callbacks that tune a learning rate or batch size, which train the module when the fit starts,
+        to the front; this one precedes them from here on.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callbacks.insert(0, callbacks.pop(callbacks.index(self)))
         if stage == "fit" and isinstance(pl_module, PreparesFit):
             pl_module.prepare_fit()
 

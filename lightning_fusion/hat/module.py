@@ -497,6 +497,7 @@ class HaTJointModule(ExpertModule):
         """
         for line in begin(self):
             rank_zero_info(line)
+        expect_eval_mode(self, (self.pool, self.teacher))
         remedy = "lower threshold, choose other sources, or label more samples"
         if self.fitted and (message := below_threshold(self, self.teacher.knowledge.accuracy, remedy)):
             rank_zero_warn(message)
@@ -548,7 +549,6 @@ class HaTJointModule(ExpertModule):
         """Run the sources on all training samples, if their outputs can be cached."""
         if not EarlyParts.installed(self):  # a subclass without configure_callbacks
             self.begin_fit()
-        expect_eval_mode(self, (self.pool, self.teacher))
         expected = 1 if self.fitted else 2
         if (found := len(self.trainer.optimizers)) != expected:
             raise InputError(

@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.tuner import Tuner
 from reference import hat as reference
 from thirdparty import plain
 from torch import nn
@@ -979,6 +980,13 @@ class TestFittedTeachers:
             "training: teacher attention, trained with the student; start scratch; mixup 0; alpha 1 times"
             in caplog.text
         )
+
+    def test_a_learning_rate_is_found_with_the_fitted_teacher(self, tmp_path):
+        """Lightning's tuners train the module before its ``on_fit_start``, and restore a checkpoint afterwards."""
+        made, seen = module(teacher="stacking", mixer_optimizer=None, alpha="fixed"), []
+        made.on_train_start = lambda: seen.append(made.teacher.is_fitted)
+        Tuner(tiny.trainer(default_root_dir=tmp_path)).lr_find(made, datamodule=target(), num_training=3)
+        assert seen == [True] and made.teacher.is_fitted and not int(made.batches_done)
 
     def test_an_accuracy_at_the_threshold_is_no_warning(self):
         made = module(teacher="uniform", mixer_optimizer=None, alpha="gated")
