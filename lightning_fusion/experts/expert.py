@@ -126,14 +126,14 @@ class Expert(SharedModel, nn.Module):
         super().__init__()
         if network is None and checkpoint is None:
             raise InputError("an expert needs a network, a checkpoint, or both; found neither")
-        state: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
         card: dict[str, Any] = {}
         spec: dict[str, Any] | None = None
         if checkpoint is not None:
             state, card = read_weights(checkpoint)
             if network is None:
                 spec = card.get("network")
-                size = sum(value.nbytes for value in state.values())
+                size = sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
                 network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}", size)
             elif not isinstance(network, nn.Module):
                 check_factory(network, checkpoint)

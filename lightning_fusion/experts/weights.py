@@ -18,6 +18,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.described import MemoryLimit, build_described, imported_class
 from lightning_fusion.errors import InputError, NotImportedError, nearest_path, shorten
 from lightning_fusion.experts.formats import check_format
+from lightning_fusion.experts.layers import state_tensors
 
 _SPARE = 1 << 28  # bytes that the construction of a network may need beyond its weights
 _CURRENT = "current_model_state"  # of Lightning's WeightAveraging, whose state_dict has the averages
@@ -35,8 +36,10 @@ _CARD: dict[str, tuple[type, str]] = {
 }
 
 
-def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the weights in a file, and the expert's card if an ExpertModule wrote one; nothing in it is executed.
+
+    Extra states of modules (``get_extra_state``) are among the weights.
 
     Args:
         path: Path of a Lightning checkpoint, a plain state dict, or safetensors.
@@ -76,10 +79,32 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 )
             content = content[key]
             break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor) or is_extra(key)}
+    if not any(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"checkpoint: {path} contains no weights; its keys: {shorten(content, 5)}")
     return state, card
+
+
+def is_extra(name: Any) -> bool:
+    """Return whether an entry of a ``state_dict`` is an extra state, which may be anything, by its name."""
+    return isinstance(name, str) and name.rpartition(".")[2] == "_extra_state"
+
+
+def check_tensors(state: Mapping[str, Any], whose: str) -> None:
+    """Check that a state can be stored in a file of tensors alone.
+
+    Args:
+        state: Entries of a ``state_dict``.
+        whose: Name of the model, for the message.
+
+    Raises:
+        InputError: If an entry is no tensor: an extra state.
+    """
+    if extra := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise InputError(
+            f"{whose} has an extra state ({shorten(extra)}), which a file of tensors cannot contain; let "
+            "get_extra_state return a tensor, or use buffers"
+        )
 
 
 def _other_weights(content: Mapping[str, Any], chosen: str) -> list[str]:
@@ -173,7 +198,7 @@ def build_network(
     return network
 
 
-def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classes: list[str]) -> None:
+def load_weights(network: nn.Module, state: dict[str, Any], path: str, classes: list[str]) -> None:
     """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile).
 
     Args:
@@ -189,7 +214,8 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
     wanted = network.state_dict()
     if not wanted:
         return
-    first = next(iter(wanted))
+    values = state_tensors(network)
+    first = next(iter(values or wanted))
     prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
     whole = [p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)]
     if not whole and prefixes:
@@ -200,21 +226,21 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
     if prefix is None:
         raise InputError(_differing_names(network, state, path))
     found = {key: state[prefix + key] for key in wanted}
-    differ = [key for key in wanted if found[key].shape != wanted[key].shape]
+    differ = [key for key in values if found[key].shape != wanted[key].shape]
     if differ:
         last = differ[-1]
         raise InputError(
             f"checkpoint: {path} has {tuple(found[last].shape)} for {last}, the network {tuple(wanted[last].shape)}; "
             f"it names {len(classes)} classes ({shorten(classes)}): change classes, the network or its arguments"
         )
-    quantized = [key for key in wanted if wanted[key].is_floating_point() and _is_quantized(found[key])]
+    quantized = [key for key in values if wanted[key].is_floating_point() and _is_quantized(found[key])]
     if quantized:
         raise InputError(
             f"checkpoint: {path} has {str(found[quantized[0]].dtype)[6:]} for {quantized[0]}, the network "
             f"{str(wanted[quantized[0]].dtype)[6:]}: quantized weights need their scales; save the weights as floats"
         )
-    same_shapes = [p for p in whole[1:] if all(state[p + key].shape == found[key].shape for key in wanted)]
-    others = [p for p in same_shapes if not all(torch.equal(state[p + key], found[key]) for key in wanted)]
+    same_shapes = [p for p in whole[1:] if all(state[p + key].shape == found[key].shape for key in values)]
+    others = [p for p in same_shapes if not all(torch.equal(state[p + key], found[key]) for key in values)]
     if prefix and others and prefix != "network.":  # that of the library's own modules
         rank_zero_warn(
             f"checkpoint: {path} has weights of {len(others) + 1} such networks ({shorten([prefix, *others])}); those "
@@ -227,7 +253,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str, classe
         raise InputError(f"checkpoint: {path} does not match {type(network).__name__} ({what})") from error
 
 
-def _with_single_layers(network: nn.Module, state: dict[str, Tensor], prefix: str, path: str) -> dict[str, Tensor]:
+def _with_single_layers(network: nn.Module, state: dict[str, Any], prefix: str, path: str) -> dict[str, Any]:
     """Return weights with the names of linear layers in place of those of sequences that contain one layer.
 
     ``model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 4))`` is a usual head of a model that is trained further:
@@ -263,7 +289,7 @@ def _with_single_layers(network: nn.Module, state: dict[str, Tensor], prefix: st
     return state
 
 
-def _differing_names(network: nn.Module, state: dict[str, Tensor], path: str) -> str:
+def _differing_names(network: nn.Module, state: dict[str, Any], path: str) -> str:
     """Return the message for weights whose names are not those of a network."""
     wanted = network.state_dict()
     ends: dict[str, int] = {}

@@ -16,7 +16,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
 from lightning_fusion.experts.pool import POOL, ExpertPool
 from lightning_fusion.experts.stored import describe_expert
-from lightning_fusion.experts.weights import CARD_KEY
+from lightning_fusion.experts.weights import CARD_KEY, check_tensors
 from lightning_fusion.files import digest, sealed
 from lightning_fusion.foe.module import FoEFuserModule
 from lightning_fusion.frugal.module import FrugalFoEModule
@@ -215,6 +215,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _content(kind: str, parts: dict[str, Any], tensors: Mapping[str, Tensor]) -> Content:
     if not is_plain(parts):
         raise InputError(f"model: this {kind} has arguments that are no plain data, and cannot be saved as JSON")
+    check_tensors(tensors, f"model: this {kind}")
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     config = {"library": "lightning_fusion", "format": FORMAT, "kind": kind, **parts}
     return Content(config | {"digest": content_digest(json.loads(json.dumps(config)), own)}, own)

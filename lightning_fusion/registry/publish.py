@@ -20,7 +20,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import state_tensors
 from lightning_fusion.experts.stored import network_classes
-from lightning_fusion.experts.weights import build_network
+from lightning_fusion.experts.weights import build_network, check_tensors
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import describe_factory, is_plain
 from lightning_fusion.registry.card import TOKENIZER, Card, as_json, file_of
@@ -72,6 +72,7 @@ def describe_source(
     metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
     where = f"the description of {name}"
     exact, state = None, given.state_dict()
+    check_tensors(state, f"expert: the network of {name}")
     if weights == "int8":
         state = quantize(state)
         exact, expert = expert, copy.deepcopy(expert)

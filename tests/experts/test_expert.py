@@ -336,3 +336,27 @@ def test_logits_are_taken_from_an_output_object():
 
     found = Expert(lambda x: Output(x), classes=["cat", "dog"])(torch.tensor([[0.0, 0.0]]))
     assert found.tolist() == [[0.5, 0.5]]
+
+
+class Versioned(tiny.Net):
+    """A network with an extra state, which is plain data."""
+
+    version = 1
+
+    def get_extra_state(self):
+        return {"version": self.version}
+
+    def set_extra_state(self, state):
+        self.version = state["version"]
+
+
+def test_extra_states_are_in_checkpoints_and_in_no_file_of_tensors(tmp_path):
+    network, path = Versioned(2), str(tmp_path / "n.ckpt")
+    network.version = 7
+    torch.save({"state_dict": {f"network.{name}": value for name, value in network.state_dict().items()}}, path)
+    made = Expert(Versioned, path, classes=["cat", "dog"])
+    assert made.network.version == 7 and torch.equal(made.network.head.weight, network.head.weight)
+    with pytest.raises(
+        InputError, match=r"this expert has an extra state \(network._extra_state\), which a file of tens"
+    ):
+        made.save_pretrained(tmp_path / "shared")
