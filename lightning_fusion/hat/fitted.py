@@ -28,6 +28,7 @@ FLOOR = 1e-4
 SHARPNESS = (1.0, 1.5, 2.0, 3.0)
 _PENALTIES = (0.3, 3.0, 30.0)
 _FOLDS = 3
+_MIXTURE_STEPS = 200
 _ROWS = 64  # of a step of gradient descent
 
 
@@ -368,15 +369,21 @@ class FoE(FittedTeacher):
 
 
 class Committee(FittedTeacher):
-    """Mean of several teachers.
+    """Weighted mean of several teachers.
 
     Args:
-        members: The teachers.
+        members: The K teachers.
+
+    Attributes:
+        weights: (K,) weights, equal until they are set.
     """
+
+    weights: Tensor
 
     def __init__(self, members: Sequence[FittedTeacher]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.register_buffer("weights", torch.full((len(members),), 1 / len(members)))
 
     def fit(self, evidence: Evidence, target: Tensor, seed: int) -> Self:
         """Fit every member."""
@@ -386,7 +393,41 @@ class Committee(FittedTeacher):
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Return (N, C) mean probabilities."""
-        return torch.stack([member(evidence) for member in self.members]).mean(0)
+        return weighted([member(evidence) for member in self.members], self.weights)
+
+
+def weighted(answers: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the (N, C) mean of K members' probabilities with weights (K,)."""
+    mean: Tensor = torch.tensordot(weights.to(answers[0]), torch.stack(list(answers)), 1)
+    return mean
+
+
+def likelihood_weights(answers: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Weigh members so that their mixture predicts labels best that they were not fitted on.
+
+    Stacking of predictive distributions (Yao et al., *Using Stacking to Average Bayesian Predictive Distributions*,
+    Bayesian Analysis 2018), by expectation maximization; a prior that counts as one sample draws the weights towards
+    equal ones (our choice), so that few labels exclude no member.
+
+    Args:
+        answers: (N, C) probabilities of each of the K members.
+        target: (N,) classes.
+
+    Returns:
+        (K,) float32 weights.
+
+    Example:
+        >>> answers = [torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([[0.3, 0.7], [0.3, 0.7]])]
+        >>> likelihood_weights(answers, torch.tensor([0, 0]))
+        tensor([0.7743, 0.2257])
+    """
+    likelihood = torch.stack([_of_labels(answer, target) for answer in answers], 1)
+    weights = likelihood.new_full((len(answers),), 1 / len(answers))
+    for _ in range(_MIXTURE_STEPS):
+        shares = weights * likelihood
+        shares = shares / shares.sum(1, keepdim=True)
+        weights = (shares.sum(0) + 1 / len(answers)) / (len(target) + 1)
+    return weights.float()
 
 
 def folds_of(target: Tensor, seed: int) -> Tensor:
@@ -422,6 +463,7 @@ class Fit:
 
     Attributes:
         name: Name of the teacher.
+        weights: (K,) weights of its K members.
         held_out: (N, C) predictions of the labeled samples by teachers fitted without them, sharpened.
         sharpness: Power of the probabilities with the best cross-validated likelihood.
         log_likelihood: Mean cross-validated log-likelihood of the labels, for each teacher that was compared.
@@ -429,6 +471,7 @@ class Fit:
     """
 
     name: str
+    weights: Tensor
     held_out: Tensor
     sharpness: float
     log_likelihood: dict[str, float]
@@ -441,9 +484,9 @@ MEMBERS = {
     "stacking_representations": ("stacking_representations",),
     "foe": ("foe",),
     "fine_tuned": ("fine_tuned",),
-    "all": ("stacking", "stacking_representations", "fine_tuned"),
+    "all": ("uniform", "stacking", "stacking_representations", "foe", "fine_tuned"),
 }
-"""Teachers that are fitted on the labels, and the members whose mean they are."""
+"""Teachers that are fitted on the labels, and the members whose weighted mean they are."""
 
 
 def make_teacher(
@@ -494,16 +537,38 @@ def choose_teacher(
         raise InputError(f"data: found {len(target)} labeled sample(s) of classes of the sources; expected two or more")
     bases = dict.fromkeys(member for name in names for member in MEMBERS[name])
     held = {base: cross_fit(lambda base=base: make(base), evidence, target, seed) for base in bases}  # type: ignore[misc]
-    likelihood, accuracy, sharpest, predictions = {}, {}, {}, {}
+    likelihood, accuracy, sharpest, predictions, weights = {}, {}, {}, {}, {}
     for name in names:
-        mean = torch.stack([held[member] for member in MEMBERS[name]]).mean(0)
+        answers = [held[member] for member in MEMBERS[name]]
+        weights[name] = likelihood_weights(answers, target)
+        mean = weighted(answers, weights[name])
         of_power = {power: _log_likelihood(sharpen(mean, power), target) for power in powers}
         sharpest[name] = max(of_power, key=lambda power: of_power[power])
         likelihood[name], predictions[name] = of_power[sharpest[name]], sharpen(mean, sharpest[name])
         accuracy[name] = float((mean.argmax(1) == target).double().mean())
     best = max(names, key=lambda name: likelihood[name])
-    return Fit(best, predictions[best], sharpest[best], likelihood, accuracy)
+    return Fit(best, weights[best], predictions[best], sharpest[best], likelihood, accuracy)
+
+
+def fit_chosen(found: Fit, teacher: FittedTeacher, evidence: Evidence, target: Tensor, seed: int) -> FittedTeacher:
+    """Fit a teacher on all labeled samples, with the weights of its members that were found on folds.
+
+    Args:
+        found: Result of :func:`choose_teacher`.
+        teacher: The teacher of this name, not fitted.
+        evidence: Outputs of the sources on N labeled samples.
+        target: (N,) classes.
+        seed: Random seed.
+    """
+    teacher.fit(evidence, target, seed)
+    if isinstance(teacher, Committee):
+        teacher.weights.copy_(found.weights)
+    return teacher
+
+
+def _of_labels(probabilities: Tensor, target: Tensor) -> Tensor:
+    return probabilities.double().gather(1, target[:, None])[:, 0].clamp_min(FLOOR)
 
 
 def _log_likelihood(probabilities: Tensor, target: Tensor) -> float:
-    return float(probabilities.double().gather(1, target[:, None]).clamp_min(FLOOR).log().mean())
+    return float(_of_labels(probabilities, target).log().mean())

@@ -86,8 +86,8 @@ class HaTJointModule(ExpertModule):
         preprocessing: Preprocessing of the data, stored with the expert.
         teacher: Fitted on the labels: ``uniform`` (the sources' average), ``stacking`` on their outputs,
             ``stacking_representations``, ``foe``, ``fine_tuned`` (each source fine-tuned, averaged), ``all`` (the mean
-            of both stackings and the fine-tuned sources), or ``auto``, the one of these with the best cross-validated
-            likelihood; it is fitted again for other data. Trained with the student: ``attention`` (the paper's mixer),
+            of these five, with weights of the best cross-validated likelihood), or ``auto``, the one of all six with
+            the best; it is fitted again for other data. Trained with the student: ``attention`` (the paper's mixer),
             or ``static`` weights. The arguments from ``dim`` to ``accuracy_source`` and those of the mixer's optimizer
             are for these two.
         init: Weights with which the student starts, among the sources of the same architecture and the same

@@ -13,7 +13,7 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import plain_batches, probe_experts, samples_of
 from lightning_fusion.hat.arguments import MIXERS
-from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of
+from lightning_fusion.hat.fitted import MEMBERS, Committee, Evidence, evidence_of
 from lightning_fusion.hat.heads import head_names
 from lightning_fusion.hat.knowledge import reaches
 from lightning_fusion.hat.start import Start, first_weights
@@ -155,8 +155,8 @@ def _summary(module: Any) -> str:
     if isinstance(teacher, FixedTeacher):
         labeled = int((teacher.knowledge.target >= 0).sum())
         about = (
-            f"{teacher.chosen}, cross-validated accuracy {float(teacher.knowledge.accuracy):.3f} on {labeled} labeled "
-            f"samples, sharpness {float(teacher.sharpness):g}"
+            f"{_members(teacher)}, cross-validated accuracy {float(teacher.knowledge.accuracy):.3f} on {labeled} "
+            f"labeled samples, sharpness {float(teacher.sharpness):g}"
         )
         passes = bool(reaches(teacher.knowledge.accuracy, threshold))
         alpha = f"{float(module.strength()):g} ({module.alpha}: the teacher {'reaches' if passes else 'is below'} "
@@ -167,6 +167,15 @@ def _summary(module: Any) -> str:
     if module.alpha == "fixed":
         alpha = f"{module.alpha_0:g} (fixed)"
     return f"training: teacher {about}; start {module.started_from}; mixup {module.mixup:g}; alpha {alpha}"
+
+
+def _members(teacher: FixedTeacher) -> str:
+    """Return the name of a fitted teacher, with the weights of its members."""
+    if not isinstance(teacher.model, Committee):
+        return str(teacher.chosen)
+    names = MEMBERS[str(teacher.chosen)]
+    parts = [f"{name} {weight:.2f}" for name, weight in zip(names, teacher.model.weights.tolist(), strict=True)]
+    return f"{teacher.chosen} ({', '.join(parts)})"
 
 
 def below_threshold(module: Any, accuracy: Tensor, remedy: str) -> str | None:

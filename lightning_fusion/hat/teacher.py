@@ -10,7 +10,15 @@ from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.hat.fitted import SHARPNESS, Evidence, FineTuned, choose_teacher, make_teacher, sharpen
+from lightning_fusion.hat.fitted import (
+    SHARPNESS,
+    Evidence,
+    FineTuned,
+    choose_teacher,
+    fit_chosen,
+    make_teacher,
+    sharpen,
+)
 from lightning_fusion.hat.heads import copy_heads
 from lightning_fusion.hat.knowledge import KnowledgeDictionary, movement
 from lightning_fusion.hat.mixer import Mixer, global_means, known_targets
@@ -168,7 +176,7 @@ class FixedTeacher(Teacher):
         make: Any = lambda name: self._make(name).to(device)  # noqa: E731
         found = choose_teacher(self.names, make, evidence, target, self.seed, self.powers)
         self.build(found.name)
-        self.model.to(device).fit(evidence, target, self.seed)
+        fit_chosen(found, self.model.to(device), evidence, target, self.seed)
         self.sharpness.fill_(found.sharpness)
         self.figures = {
             name: {"accuracy": found.accuracy[name], "log_likelihood": found.log_likelihood[name]}

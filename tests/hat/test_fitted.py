@@ -18,6 +18,7 @@ from lightning_fusion.hat.fitted import (
     choose_teacher,
     cross_fit,
     evidence_of,
+    fit_chosen,
     folds_of,
     make_teacher,
     sharpen,
@@ -169,6 +170,24 @@ def test_the_teacher_with_the_best_likelihood_is_chosen():
     torch.testing.assert_close(found.held_out, sharpen(right.mean(1), found.sharpness))
     with pytest.raises(InputError, match=r"found 1 labeled sample\(s\) of classes of the sources; expected two"):
         choose_teacher(["uniform"], lambda name: maker[name](), soft.take(torch.tensor([0])), target[:1], 0)
+
+
+def test_members_are_weighed_by_the_likelihood_of_labels_that_they_did_not_see():
+    found = choose_teacher(["all"], make, EVIDENCE, TARGET, 0)
+    held = [cross_fit(lambda name=name: make(name), EVIDENCE, TARGET, 0) for name in MEMBERS["all"]]
+    seen = torch.stack([each.double().gather(1, TARGET[:, None])[:, 0].clamp_min(1e-4) for each in held], 1)
+
+    def objective(weights):  # with a prior of one sample
+        return (seen @ weights).log().sum() + weights.log().mean()
+
+    expected = found.weights.double()
+    assert float(expected.sum()) == pytest.approx(1, abs=1e-6)
+    for place in range(5):  # no member would better have more of it
+        more = 0.999 * expected + 0.001 * torch.eye(5, dtype=torch.float64)[place]
+        assert objective(more) <= objective(expected) + 1e-6
+    whole = fit_chosen(found, make("all"), EVIDENCE, TARGET, 0)
+    parts = torch.stack([make(name).fit(EVIDENCE, TARGET, 0)(EVIDENCE) for name in MEMBERS["all"]])
+    torch.testing.assert_close(whole(EVIDENCE), (found.weights[:, None, None] * parts).sum(0))
 
 
 def test_two_labels_are_enough():

@@ -16,7 +16,7 @@ from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import probe_experts
 from lightning_fusion.files import atomic_write
-from lightning_fusion.hat.fitted import MEMBERS, Evidence, evidence_of, make_teacher
+from lightning_fusion.hat.fitted import MEMBERS, Evidence, choose_teacher, evidence_of, fit_chosen, make_teacher
 from lightning_fusion.hat.mixer import known_targets, shared_columns
 from lightning_fusion.recipes.pool_modules import PoolModule
 
@@ -24,7 +24,7 @@ _FIRST = torch.arange(2)  # samples that tell the widths of representations
 
 
 class Ensemble(PoolModule):
-    """Sources with a teacher that is fitted on labels: the mean of both stackings and of the fine-tuned sources.
+    """Sources with a teacher that is fitted on labels: the default of :class:`~lightning_fusion.HaTJointModule`.
 
     Args:
         sources: The sources, by name.
@@ -36,7 +36,11 @@ class Ensemble(PoolModule):
         super().__init__(ExpertPool(sources, classes))
         self.widths = dict(widths)
         self.columns, _ = shared_columns(self.pool.expert_classes, classes)
-        self.teacher: Any = make_teacher("all", self.pool, self.columns, widths, len(classes))
+        self.teacher: Any = self._make("all")
+
+    def _make(self, name: str) -> Any:
+        """Return a teacher of a name, not fitted."""
+        return make_teacher(name, self.pool, self.columns, self.widths, len(self.pool.classes))
 
     @classmethod
     def fit(cls, sources: Mapping[str, Expert], few: TargetDataModule, seed: int) -> "Ensemble":
@@ -54,7 +58,9 @@ class Ensemble(PoolModule):
         widths = {name: value.shape[1] for name, value in probe_experts(pool, take_rows(batch.input, _FIRST)).items()}
         made = cls(sources, few.classes, widths)
         made._convert_from(few.preprocessing)
-        made.teacher.fit(*made._evidence(batch, labeled=True), seed)
+        evidence, target = made._evidence(batch, labeled=True)
+        found = choose_teacher(["all"], made._make, evidence, target, seed)
+        fit_chosen(found, made.teacher, evidence, target, seed)
         made._convert_from(None)
         return made
 
@@ -128,14 +134,10 @@ def kept_teachers(made: Ensemble, few: TargetDataModule, seed: int) -> dict[str,
         few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0) for rows in (few.rows("train"), few.rows("test"))
     )
     fitted = dict(zip(MEMBERS["all"], made.teacher.members, strict=True))
-    bases = dict.fromkeys(base for members in MEMBERS.values() for base in members)
     evidence, label = made._evidence(known, labeled=True)
-    for base in (base for base in bases if base not in fitted):
-        teacher = make_teacher(base, made.pool, made.columns, made.widths, len(few.classes))
-        fitted[base] = teacher.fit(evidence, label, seed)
+    for base in (base for base in MEMBERS if base not in fitted and base != "all"):
+        fitted[base] = made._make(base).fit(evidence, label, seed)
     of_test, truth = made._evidence(unseen)
     answers = {base: teacher(of_test) for base, teacher in fitted.items()}
-    return {
-        name: float((torch.stack([answers[base] for base in members]).mean(0).argmax(1) == truth).double().mean())
-        for name, members in MEMBERS.items()
-    }
+    answers["all"] = made.teacher(of_test)
+    return {name: float((answers[name].argmax(1) == truth).double().mean()) for name in MEMBERS}
