@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_fusion.callbacks.checkpoints import default_callbacks
+from lightning_fusion.callbacks.early_parts import expect_eval_mode
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import as_batch
@@ -409,6 +410,10 @@ class FoEFuserModule(
             self.pool.convert_from(None)
             release_new_samples(self.trainer)
             self._queries.report(stage)
+
+    def on_fit_start(self) -> None:
+        """Leave out the warning that the experts are in eval mode, as they are frozen."""
+        expect_eval_mode(self, [self.pool])
 
     def on_fit_end(self) -> None:
         """Log the warnings of :func:`fuser_warnings`."""

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_fusion.callbacks.checkpoints import default_callbacks
+from lightning_fusion.callbacks.early_parts import expect_eval_mode
 from lightning_fusion.checkpoints import CheckedLoading
 from lightning_fusion.data.base import labeled_attribute
 from lightning_fusion.data.batch import as_batch, num_samples
@@ -281,6 +282,7 @@ class FrugalFoEModule(SharedModel, CheckedHooks, CheckedLoading, ClassesOfVocabu
     def on_fit_start(self) -> None:
         """Clear the samples of an earlier fit."""
         self._rows, self._used = [], 0
+        expect_eval_mode(self, [self.pool])
 
     def on_train_epoch_end(self) -> None:
         """Fit the policy if there was no validation."""

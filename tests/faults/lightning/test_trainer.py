@@ -1,5 +1,6 @@
 """What users do with a Trainer works with every module: runs in any order, callbacks, tuners."""
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,16 @@ def test_a_new_module_is_validated_and_then_trained(name, tmp_path):
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data)
     assert trainer.global_step > 0
+
+
+@pytest.mark.parametrize("name", ["ACoRLModule", "FoEFuserModule", "HaTJointModule"])
+def test_frozen_experts_in_eval_mode_are_no_warning_and_other_parts_are(name, tmp_path):
+    module, data = modules.made(name, tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".* in eval mode")
+        tiny.trainer().fit(module, datamodule=data)
+    with pytest.warns(UserWarning, match="in eval mode at the start"):
+        tiny.trainer(2).fit(module.eval(), datamodule=data)
 
 
 @pytest.mark.slow
