@@ -20,6 +20,7 @@ from lightning_fusion.data.samples.base import SamplePreprocessing
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.answers import UnusableInputError, as_rows, column_names, has_names, take_rows
 from lightning_fusion.experts.estimators import check_factory, check_takes, declared, probability_method
+from lightning_fusion.experts.factories import network_for
 from lightning_fusion.experts.gradients import detached, gradients_of, refuse_gradients, tensors_with_gradient
 from lightning_fusion.experts.identity import (
     UnknownStateError,
@@ -137,7 +138,7 @@ class Expert(SharedModel, nn.Module):
                 network = build_network(spec, len(card.get("classes") or ()), f"checkpoint {checkpoint}", size)
             elif not isinstance(network, nn.Module):
                 check_factory(network, checkpoint)
-                network = network(len(classes or card.get("classes") or ()))
+                network = network_for(network, len(classes or card.get("classes") or ()))
             if not isinstance(network, nn.Module):
                 raise InputError(
                     f"checkpoint {checkpoint} needs a network that is a torch module to load it into; found a "

@@ -16,6 +16,7 @@ from lightning_fusion.data.batch import Batch, as_batch
 from lightning_fusion.data.indexed import numbered
 from lightning_fusion.data.names import as_labels
 from lightning_fusion.errors import InputError, shorten
+from lightning_fusion.experts.factories import network_for
 from lightning_fusion.experts.layers import check_layer, run_network
 from lightning_fusion.experts.pool import reordered
 from lightning_fusion.experts.preprocessing import carry_preprocessing, release_preprocessing
@@ -94,7 +95,7 @@ class ExpertModule(SharedModel, TunableLearningRate, CheckedHooks, CheckedLoadin
         if len(classes) < 2:
             raise InputError(f"classes: found {len(classes)}, {shorten(classes)}; expected two at least")
         self.classes = classes
-        self.network = network if isinstance(network, nn.Module) else network(len(classes))
+        self.network = network if isinstance(network, nn.Module) else network_for(network, len(classes))
         if features is not None:
             check_layer(self.network, features, "the network")
         _check_vocabulary(self.network, vocab_size)

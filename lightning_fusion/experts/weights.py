@@ -199,7 +199,7 @@ def build_network(
 
 
 def load_weights(network: nn.Module, state: dict[str, Any], path: str, classes: list[str]) -> None:
-    """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile).
+    """Load weights with any prefix of a wrapper (Lightning, DDP, torch.compile), or into a wrapper of their network.
 
     Args:
         network: Network that receives the weights.
@@ -216,6 +216,9 @@ def load_weights(network: nn.Module, state: dict[str, Any], path: str, classes: 
         return
     values = state_tensors(network)
     first = next(iter(values or wanted))
+    inner = first.partition(".")[0] + "."
+    if all(key.startswith(inner) and key not in state and key.removeprefix(inner) in state for key in wanted):
+        state = {inner + key: value for key, value in state.items()}  # of the one network that this one wraps
     prefixes = [key[: -len(first)] for key in state if key == first or key.endswith("." + first)]
     whole = [p for p in sorted(prefixes, key=len) if all(p + key in state for key in wanted)]
     if not whole and prefixes:

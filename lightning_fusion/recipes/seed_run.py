@@ -228,6 +228,11 @@ class SeedRun:
 
     @staticmethod
     def _expert_module(data: FusionDataModule, arguments: dict[str, Any]) -> ExpertModule:
+        if isinstance(arguments.get("network"), nn.Module):
+            raise InputError(
+                "network: found a network, whose weights all models would share; expected a class or a function, which "
+                "maps the number of classes to a network"
+            )
         return ExpertModule(
             classes=data.classes,
             trained_on=data.own_domains,  # type: ignore[attr-defined]

@@ -56,6 +56,12 @@ def describe_source(
     given = _network_of(expert)
     spec = network if isinstance(network, Mapping) else describe_factory(network) if network else expert.spec
     if not spec or not is_plain(dict(spec)):
+        if network is not None:
+            what = f"an instance of {type(network).__name__}" if isinstance(network, nn.Module) else f"{network!a:.60}"
+            raise InputError(
+                f"network: {name} is built by {what}, and a card describes a class with plain arguments, as no file "
+                "may name a function to call; put it into a class of your module whose first argument is num_classes"
+            )
         raise InputError(
             f"network: the network of {name} is not recorded; set network to the class, a functools.partial of it, "
             "or a dict of class_path and init_args"

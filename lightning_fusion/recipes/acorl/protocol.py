@@ -15,6 +15,7 @@ from lightning_fusion import plotting
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.factories import network_for
 from lightning_fusion.experts.layers import check_layer
 from lightning_fusion.extras import installed, require
 from lightning_fusion.files import digest
@@ -227,7 +228,7 @@ def _check_network(
         InputError: If it lacks the layer, or fails on the samples.
     """
     with torch.random.fork_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-        tried = network(len(data.classes)).to(trainer.strategy.root_device)
+        tried = network_for(network, len(data.classes)).to(trainer.strategy.root_device)
         check_layer(tried, features, who)
         batch = trainer.strategy.batch_to_device(data.rows("train")[torch.arange(1)])
         batch = data.on_after_batch_transfer(batch, 0)

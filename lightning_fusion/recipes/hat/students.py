@@ -10,6 +10,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.expert import Expert
+from lightning_fusion.experts.factories import network_for
 from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.selection import check_selection, select_sources
 from lightning_fusion.recipes.hat.plan import OF_SELECTION, OF_TARGET, STUDENTS, Plan
@@ -89,7 +90,8 @@ def _students(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
 def _build(plan: Plan, data: FusionDataModule, arguments: Mapping[str, Any]) -> None:
     settings = plan.arguments | {"classes": data.classes} | dict(arguments)
     for network in plan.networks.values():
-        source = Expert(network(len(data.classes)), classes=data.classes, features=plan.arguments["features"])
+        made = network_for(network, len(data.classes))
+        source = Expert(made, classes=data.classes, features=plan.arguments["features"])
         HaTJointModule(network, {"source": source}, **settings)
 
 
