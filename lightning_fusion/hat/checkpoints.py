@@ -93,13 +93,12 @@ def _check_arguments(recorded: Mapping[str, Any], module: Any) -> None:
 def _check_network(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise InputError if the weights in a checkpoint are of another network."""
     found = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-    for key in [*own, *found]:
-        shapes = [list(value[key].shape) if key in value else "missing" for value in (found, own)]
-        if key in found and key in own and shapes[0] == shapes[1]:
-            continue
-        if not key.endswith("_extra_state"):
+    for key in dict.fromkeys([*own, *found]):
+        parts = [each.get(key) for each in (own, found)]
+        ours, theirs = (list(part.shape) if isinstance(part, Tensor) else "missing" for part in parts)
+        if ours != theirs:
             raise InputError(
-                f"network: {key} is {shapes[1]}, and {shapes[0]} in the checkpoint; give the network of its training"
+                f"network: {key} is {ours}, and {theirs} in the checkpoint; give the network of its training"
             )
 
 
