@@ -238,6 +238,6 @@ def with_found_configs(
         found = find_config(name)
         content = read_config(found)
         path = adapted(found, content, training and has_model, command)
-        check(path, content if path == found else read_config(path))
+        check(found, content if path == found else read_config(path))
         result[position : position + size] = ["--config", path]
     return result

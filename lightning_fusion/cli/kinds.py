@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_fusion.cli.help import COMMANDS, TRAINING, find_function, recipes
+from lightning_fusion.cli.pools import DATA_COMMANDS
 from lightning_fusion.errors import InputError, suggestion
 
 _TRAINING_KEYS = {
@@ -35,6 +36,8 @@ def check_kind(command: str, path: str, content: dict[str, Any]) -> None:
     wrong = next(key for key in map(str, content) if key.partition(".")[0] not in takes | {"config"})
     if has_sections(content) and command in TRAINING:
         kind = f"; it has sections by command: give it before the command, as in --config {path} {command}"
+    elif keys == {"experts"} and command in DATA_COMMANDS:
+        kind = ": it names sources, which fit takes beside a configuration; leave it out"
     elif keys >= _SWEEP_KEYS:
         kind = "; it is a sweep of Weights & Biases: lightning-fusion sweep FILE, or wandb sweep FILE"
     else:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from lightning_fusion.errors import InputError
+
 _PATHS = ("checkpoint", "path", "model", "tokenizer")  # arguments of experts that name files
 _COLLECT = {"data", "output", "splits"}
 _OWN = {"lightning_fusion", "lightning", "torch"}  # packages that every command imports
@@ -34,6 +36,7 @@ def adapted(path: str, content: dict[str, Any], training: bool, command: str = "
         command: Name of the command.
     """
     changed = copy.deepcopy(content)
+    _check_experts(path, content)
     for experts in _experts(changed):
         _resolve(experts, Path(path).parent)
     if set(changed) == {"data"}:  # data.yaml of 'select'
@@ -82,6 +85,24 @@ def _experts(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         found = part.get("experts") if isinstance(part, dict) else None
         if isinstance(found, dict):
             yield found
+
+
+def _check_experts(path: str, content: dict[str, Any]) -> None:
+    """Raise InputError for a pool whose entries are no experts, such as that of a file that is not complete."""
+    if set(content) == {"experts"} and not isinstance(content["experts"], dict):
+        _reject(path, "experts", content["experts"], "experts by name")
+    for experts in _experts(content):
+        for name, entry in experts.items():
+            is_path = isinstance(entry, str) and ("." in entry or "$" in entry)
+            if not (isinstance(entry, dict) or is_path):
+                _reject(path, f"experts.{name}", entry, "class_path and init_args")
+            if isinstance(entry, dict) and not isinstance(given := entry.get("init_args", {}), dict):
+                _reject(path, f"experts.{name}.init_args", given, "arguments by name")
+
+
+def _reject(path: str, key: str, found: Any, expected: str) -> None:
+    shown = "nothing" if found is None else f"{found!r:.80}"
+    raise InputError(f"config: {path}: {key} is {shown}; expected {expected}: is the file complete?")
 
 
 def _resolve(value: Any, folder: Path) -> None:

@@ -177,10 +177,10 @@ class Selection:
         for stage, count in self.ledger.stages.items():
             bytes_read.add_row(stage, f"{count['down']:,}", f"{count['up']:,}")
         bytes_read.add_row("all models", f"{self.ledger.send_all:,}", "0")
-        told = ", ".join(
-            f"{part} {'cannot be told' if value is None else f'{value:.2f}'}"
-            for part, value in self.correlations.items()
-        )
+        measured = sum(row.accuracy is not None for row in self.table)
+        few, known = 0 < measured < _FEWEST, self.correlations
+        parts = [f"{part} {'not known' if value is None else f'{value:.2f}'}" for part, value in known.items()]
+        told = f"unknown, too few sources ({measured} of at least {_FEWEST})" if few else ", ".join(parts)
         reasons = [f"rank correlation with the accuracy on the target's labels: {told}"] if told else []
         reasons += [escape(f"{row.name}: {row.reason}") for row in self.table if row.reason]
         return Group(rows, *reasons, f"{self.ledger.saving:.0%} fewer bytes than all models", bytes_read)

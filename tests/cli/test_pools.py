@@ -1,6 +1,7 @@
 """Files that name experts: relative paths, and their place in a training command."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from lightning_fusion import ExpertOutputs
-from lightning_fusion.cli.config import shipped_configs
+from lightning_fusion.cli.config import shipped_configs, with_found_configs
+from lightning_fusion.cli.kinds import check_kind
 from lightning_fusion.cli.main import main
 from lightning_fusion.cli.pools import adapted
 from lightning_fusion.errors import InputError
@@ -167,3 +169,30 @@ def test_the_errors_of_all_experts_come_in_one_message(tmp_path, monkeypatch):
         InputError, match=r"^experts.a: checkpoint: .* a.ckpt; experts.b: .* b.ckpt; experts.c: .* c.ckpt"
     ):
         main(["collect", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (None, r"pool.yaml: experts is nothing; expected experts by name: is the file complete\?"),
+        ({"a": None}, "pool.yaml: experts.a is nothing; expected class_path and init_args"),
+        ({"a": {"class_path": "lightning_fusion.Expert", "init_args": None}}, "experts.a.init_args is nothing"),
+        (
+            {"a": {"class_path": "lightning_fusion.Expert", "init_args": "che"}},
+            "experts.a.init_args is 'che'; expected",
+        ),
+    ],
+)
+def test_a_file_that_is_not_complete_is_named(written, message):
+    with pytest.raises(InputError, match=message):
+        adapted("pool.yaml", {"experts": written}, training=True)
+
+
+def test_the_file_of_the_user_is_named(tmp_path):
+    (tmp_path / "a.ckpt").touch()
+    expert = {"class_path": "lightning_fusion.Expert", "init_args": {"checkpoint": "a.ckpt"}}  # read from a copy
+    write_yaml(tmp_path / "pool.yaml", {"experts": {"a": expert}})
+    with pytest.raises(
+        InputError, match=f"config: {tmp_path}/pool.yaml has .* experts, .*: it names sources, which fit"
+    ):
+        with_found_configs(["-c", str(tmp_path / "pool.yaml")], partial(check_kind, "publish"), command="publish")
