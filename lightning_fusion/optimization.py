@@ -114,7 +114,7 @@ def _default_optimizer(parameters: Iterable[Any], eps: float = 1e-8) -> torch.op
 
 
 def check_manual(module: LightningModule) -> None:
-    """Raise InputError for Trainer options that manual optimization with two optimizers does not support.
+    """Raise InputError for Trainer options that manual optimization does not support.
 
     Args:
         module: Module with ``clip_norm``; to be called in ``configure_callbacks``, the first hook.
@@ -128,7 +128,7 @@ def check_manual(module: LightningModule) -> None:
     if trainer.gradient_clip_val or trainer.accumulate_grad_batches != 1:
         raise InputError(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, accumulate_grad_batches "
-            f"{trainer.accumulate_grad_batches}: {type(module).__name__} steps two optimizers by itself; set its "
+            f"{trainer.accumulate_grad_batches}: {type(module).__name__} steps its optimizers by itself; set its "
             "clip_norm instead, and a larger batch_size of the data"
         )
     for callback in trainer.callbacks:
@@ -136,13 +136,13 @@ def check_manual(module: LightningModule) -> None:
             isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches()
         ):
             raise InputError(
-                f"trainer.callbacks: {type(callback).__name__} needs one optimizer and the Trainer's steps; "
-                f"{type(module).__name__} steps two optimizers by itself: remove it"
+                f"trainer.callbacks: {type(callback).__name__} needs the Trainer's steps, and {type(module).__name__} "
+                "steps its optimizers by itself; remove it"
             )
     if trainer.max_steps != -1 and not trainer.fast_dev_run:
         raise InputError(
-            f"trainer.max_steps is {trainer.max_steps}: it counts the steps of two optimizers, two for each batch; "
-            "limit the run by max_epochs"
+            f"trainer.max_steps is {trainer.max_steps}: {type(module).__name__} steps its optimizers by itself, one or "
+            "two for each batch; limit the run by max_epochs"
         )
 
 

@@ -93,8 +93,7 @@ def _check_experts(path: str, content: dict[str, Any]) -> None:
         _reject(path, "experts", content["experts"], "experts by name")
     for experts in _experts(content):
         for name, entry in experts.items():
-            is_path = isinstance(entry, str) and ("." in entry or "$" in entry)
-            if not (isinstance(entry, dict) or is_path):
+            if not isinstance(entry, dict | str):
                 _reject(path, f"experts.{name}", entry, "class_path and init_args")
             if isinstance(entry, dict) and not isinstance(given := entry.get("init_args", {}), dict):
                 _reject(path, f"experts.{name}.init_args", given, "arguments by name")

@@ -193,6 +193,7 @@ class _HaT(Recipe):
     def conclude(self, run: Run) -> None:
         """Average over the targets, and describe the selected sources."""
         report, plan = run.report, self.plan
+        further = STUDENTS if plan.baselines else {}
         report.serving = {"targets": self.targets, "classes": self.data.classes}
         few = plan.target["labeled_per_class"]
         share = plan.target["labeled_fraction"]
@@ -207,7 +208,13 @@ class _HaT(Recipe):
         }
         hat_report.average(report)
         left_out = (f"Domain {name} was skipped as source and target: {why}." for name, why in self.left_out.items())
-        report.notes = [*left_out, *report.notes, *hat_report.verdicts(report), *data_notes(self.data)]
+        report.notes = [
+            *left_out,
+            *report.notes,
+            *hat_report.verdicts(report, further | plan.variants),
+            *data_notes(self.data),
+        ]
+        report.notes.append(hat_report.rows_of_students(plan.student, further))
         report.notes.append(
             "The advice uses labels of each target's validation split, beyond its few labels; no method was fitted "
             "on them."

@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,8 @@ def groups_of(data: FusionDataModule) -> dict[str, str]:
 
 def average(report: Report) -> None:
     """Add the mean over targets of every method and seed."""
-    kept = ("accuracy", "bytes", "rank correlation", "teacher accuracy", "model bytes", "seconds per sample")
+    kept = {"accuracy", "bytes", "rank correlation", "model bytes", "seconds per sample"}
+    kept |= {"teacher accuracy", "teacher test accuracy"}
     for method, metric, seed in dict.fromkeys(
         (row["method"], row["metric"], row["seed"])
         for row in report.rows
@@ -77,8 +80,13 @@ def ranks(report: Report) -> list[str]:
     return [*lines, "", "Mean over targets; the true accuracy is that of the source on the target's test split."]
 
 
-def verdicts(report: Report) -> list[str]:
-    """Return notes on simpler methods that are better."""
+def verdicts(report: Report, students: Iterable[str] = ()) -> list[str]:
+    """Return notes on methods that are better: simpler ones, and students of the same size.
+
+    Args:
+        report: The report.
+        students: Names of the further students.
+    """
     own = float(np.mean(report.values(MAIN)))
     local = float(np.mean(report.values(LOCAL)))
     notes = []
@@ -90,6 +98,12 @@ def verdicts(report: Report) -> list[str]:
         if own < (value := float(np.mean(report.values(name)))) - 0.01:
             notes.append(f"{MAIN} ({own:.3f}) is below the {name} ({value:.3f}), which is simpler: use that model.")
     averages |= {name: float(np.mean(report.values(name))) for name in (ENSEMBLE,) if name in report.methods()}
+    others = {name: float(np.mean(report.values(name))) for name in students if name in report.methods()}
+    if others and own < others[best := max(others, key=lambda name: others[name])] - 0.01:
+        notes.append(
+            f"The student of the row {best} ({others[best]:.3f}) has the size of {MAIN}'s ({own:.3f}) and is better on "
+            "these targets: set its arguments by student, and test it on others."
+        )
     for name, value in averages.items():
         if own < value - 0.01:
             notes.append(
@@ -99,6 +113,29 @@ def verdicts(report: Report) -> list[str]:
     return notes
 
 
+def rows_of_students(student: Mapping[str, Any], further: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a note on what the rows of the table are.
+
+    Args:
+        student: Arguments of the main student.
+        further: Those of the further students of the table, by name.
+
+    Example:
+        >>> rows_of_students({}, {"HaT from scratch": {"init": "scratch"}})[:87]
+        'Rows: HaT is the student with the default arguments; HaT from scratch: {init: scratch}.'
+    """
+
+    def shown(arguments: Mapping[str, Any]) -> str:
+        return "{" + ", ".join(f"{name}: {value}" for name, value in arguments.items()) + "}"
+
+    own = shown(student) if student else "the default arguments"
+    others = "".join(f"; {name}: {shown(arguments)}" for name, arguments in further.items())
+    return (
+        f"Rows: {MAIN} is the student with {own}{others}. Rows with *kept* are the sources with a teacher, which all "
+        "answer for each sample; (teacher kept) is the mixer of that student. Students and local models have one size."
+    )
+
+
 def teachers(report: Report) -> list[str]:
     """Return cross-validated (of mixers: training) and test accuracy of each student's teacher."""
     head = ["teacher of", "accuracy on the labels", "test accuracy", "targets with accuracy 1 on the labels"]
@@ -106,7 +143,7 @@ def teachers(report: Report) -> list[str]:
     for method in report.methods("teacher accuracy"):
         found = report.select(method=method, metric="teacher accuracy")
         training = [row["value"] for row in found if "domain" in row]
-        true = np.mean(report.values(f"{method} (teacher kept)"))
+        true = np.mean(report.values(method, "teacher test accuracy"))
         ones = f"{training.count(1.0)} of {len(training)}"
         rows.append([method, f"{np.mean(training):.3f}", f"{true:.3f}", ones])
     note = (

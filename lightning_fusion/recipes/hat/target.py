@@ -215,7 +215,10 @@ class Target:
                 self.tested = batch, answers(given).float().softmax(1).cpu()
             self._cost(MAIN, answers, module, given)
         found = {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
-        return found | {"train_teacher_accuracy": float(module.teacher.knowledge.accuracy)}
+        return found | {
+            "train_teacher_accuracy": float(module.teacher.knowledge.accuracy),
+            "mixes": float(not module.fitted),
+        }
 
     def _cost(self, method: str, answer: Callable[[Any], Any], model: nn.Module, input: Any) -> None:
         """Add the bytes of a model's weights and the time that it takes for a sample."""
@@ -327,8 +330,10 @@ class Target:
     def _score(self, method: str, metrics: Mapping[str, float]) -> None:
         self._add(method, "accuracy", metrics["test_accuracy"])
         if "test_teacher_accuracy" in metrics:
-            self._add(f"{method} (teacher kept)", "accuracy", metrics["test_teacher_accuracy"])
             self._add(method, "teacher accuracy", metrics["train_teacher_accuracy"])
+            self._add(method, "teacher test accuracy", metrics["test_teacher_accuracy"])
+            if metrics["mixes"]:  # a fitted teacher has a row of its own
+                self._add(f"{method} (teacher kept)", "accuracy", metrics["test_teacher_accuracy"])
 
     def _add(self, method: str, metric: str, value: Any, **more: Any) -> None:
         self.found.append(

@@ -310,7 +310,10 @@ def test_what_the_teacher_believes_stands_beside_what_is_true(folder):
     rows, text = results(folder)["rows"], (folder / "report.md").read_text()
     for method in (MAIN, PAPER_ROW, "one source"):
         believed = [value(rows, method, name, "teacher accuracy") for name in TARGETS]
-        true = np.mean([value(rows, f"{method} (teacher kept)", name) for name in TARGETS])
+        true = np.mean([value(rows, method, name, "teacher test accuracy") for name in TARGETS])
+        assert value(rows, method, None, "teacher test accuracy") == pytest.approx(true)
+        mixers = [row["value"] for row in rows if row["method"] == f"{method} (teacher kept)" and "domain" not in row]
+        assert mixers == ([pytest.approx(true)] if method == PAPER_ROW else [])
         assert value(rows, method, None, "teacher accuracy") == pytest.approx(np.mean(believed))
         assert f"| {method} | {np.mean(believed):.3f} | {true:.3f} | {believed.count(1.0)} of 3 |" in text
         for name, share in zip(TARGETS, believed, strict=True):  # a count over the labeled rows
@@ -441,13 +444,17 @@ def test_rejected(arguments, message, tmp_path):
             {"HaT": 0.25, "local model, few labels": 0.2, "average of 4, selected": 0.32, "average of 4, oracle": 0.5},
             ["The average of 4, selected (0.320), is better than HaT's small model (0.250): use it"],
         ),
+        (
+            {"HaT": 0.76, "local model, few labels": 0.7, "HaT, teacher uniform": 0.85, "HaT from scratch": 0.8},
+            ["The student of the row HaT, teacher uniform (0.850) has the size of HaT's (0.760) and is better"],
+        ),
     ],
 )
 def test_a_simpler_and_better_method_is_reported(figures, told):
     report = Report("hat", {})
     for method, value in figures.items():
         report.add(method, "accuracy", value, 0)
-    notes = hat_report.verdicts(report)
+    notes = hat_report.verdicts(report, STUDENTS)
     assert len(notes) == len(told) and all(note.startswith(start) for note, start in zip(notes, told, strict=True))
 
 
