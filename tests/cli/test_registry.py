@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from helpers.command_line import refused, write_yaml
+from helpers.image_trees import draw_tree
 from helpers.registry_sources import served
 from torch import nn
 
@@ -120,3 +121,35 @@ def test_what_is_selected_over_http_is_a_pool_of_the_published_experts(folder, c
 )
 def test_what_is_wrong_is_one_line(folder, args, message):
     assert message in refused(args)
+
+
+@pytest.mark.slow
+def test_a_newcomer_with_images_selects_trains_and_predicts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for site in ("far", "near"):
+        draw_tree(tmp_path / "lab", [site], ["a", "b"], 8)
+    draw_tree(tmp_path / "home", ["phone"], ["a", "b", "unlabeled"], 6)
+    kind = "lightning_fusion.data.image.folders.DomainImageDataModule"
+    scale = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    network = {"class_path": "lightning_fusion.encoders.SmallConvNet", "init_args": {"width": 2}}
+    model = {"network": network, "features": "pool"}
+    how = {"dirpath": "run", "filename": "m", "enable_version_counter": False}
+    saved = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": how}
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "default_root_dir": "run", "callbacks": [saved]}
+    lab = {"class_path": kind, "init_args": {"root": "lab", **scale}}
+    home = {"class_path": kind, "init_args": {"root": "home", "ignored_labels": ["unlabeled"], **scale}}
+    target = {"domain": "phone", "labeled_fraction": None, "data": home}
+    view = {"class_path": "lightning_fusion.TargetDataModule", "init_args": target}
+    for name, own, data in (("ExpertModule", "lab", lab), ("HaTJointModule", "home", view)):
+        made = {"class_path": f"lightning_fusion.{name}", "init_args": model}
+        write_yaml(Path(f"{own}.yaml"), {"model": made, "data": data, "trainer": trainer})
+    for site in ("far", "near"):
+        more = [f"--data.init_args.domain={site}", "--overwrite=true"]
+        main(["fit", "-c", "lab.yaml", *more])
+        main(["publish", "-c", "lab.yaml", more[0], "--checkpoint=run/m.ckpt", f"--name={site}", "--registry=shared"])
+    main(["select", "-c", "home.yaml", "--registry=shared", "--output=sources"])
+    files = ["-c", "home.yaml", "-c", "sources/pool.yaml"]
+    cli = main(["fit", *files, "--overwrite=true"])
+    assert len(cli.datamodule.labeled()) == 12 and len(cli.datamodule.rows("train")) == 18
+    main(["predict", *files, "--ckpt_path=run/m.ckpt", "--data.init_args.predict_root=home"])
+    assert len(pd.read_csv("run/predictions.csv")) == 18
