@@ -122,22 +122,14 @@ class Ensemble(PoolModule):
         return {"probabilities": self.teacher(evidence_of(self.pool, self.columns, input, count))}
 
 
-def kept_teachers(made: Ensemble, few: TargetDataModule, seed: int) -> dict[str, float]:
-    """Return the test accuracy of every teacher that is fitted on the labels, kept.
+def kept_members(made: Ensemble, few: TargetDataModule) -> dict[str, float]:
+    """Return the test accuracy of every member of a fitted ensemble, kept.
 
     Args:
-        made: The fitted ensemble of the sources; its members are not fitted again.
+        made: The ensemble of the sources.
         few: The target with its labeled samples alone.
-        seed: Random seed.
     """
-    known, unseen = (
-        few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0) for rows in (few.rows("train"), few.rows("test"))
-    )
-    fitted = dict(zip(MEMBERS["all"], made.teacher.members, strict=True))
-    evidence, label = made._evidence(known, labeled=True)
-    for base in (base for base in MEMBERS if base not in fitted and base != "all"):
-        fitted[base] = made._make(base).fit(evidence, label, seed)
-    of_test, truth = made._evidence(unseen)
-    answers = {base: teacher(of_test) for base, teacher in fitted.items()}
-    answers["all"] = made.teacher(of_test)
-    return {name: float((answers[name].argmax(1) == truth).double().mean()) for name in MEMBERS}
+    rows = few.rows("test")
+    evidence, truth = made._evidence(few.on_after_batch_transfer(rows[torch.arange(len(rows))], 0))
+    members = zip(MEMBERS["all"], made.teacher.members, strict=True)
+    return {name: float((member(evidence).argmax(1) == truth).double().mean()) for name, member in members}

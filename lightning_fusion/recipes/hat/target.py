@@ -28,7 +28,7 @@ from lightning_fusion.hat.module import HaTJointModule
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
 from lightning_fusion.hat.start import source_weights
-from lightning_fusion.recipes.hat.ensembles import Ensemble, kept_teachers
+from lightning_fusion.recipes.hat.ensembles import Ensemble, kept_members
 from lightning_fusion.recipes.hat.plan import AVERAGE, BEST, CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
 from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED, groups_of
 from lightning_fusion.recipes.inspection import draw, named, of_classes
@@ -304,7 +304,7 @@ class Target:
 
     def _fusers(self, few: TargetDataModule, experts: Mapping[str, Expert]) -> None:
         """Evaluate methods that query all selected sources: the teachers, kept; FoE and logistic regression."""
-        for name, value in kept_teachers(self.ensemble, few, self.run.seed).items():
+        for name, value in kept_members(self.ensemble, few).items():
             self._add(f"teacher {name}, kept", "accuracy", value)
         store = self._query("chosen", experts, few)
         rule = LogisticStacking().fit(store.scattered("train"), np.asarray(store["train"].target))

@@ -183,7 +183,7 @@ def test_every_row_that_was_promised_is_there(folder):
         LOCAL,
         TUNED,
         *STUDENTS,
-        *(f"teacher {name}, kept" for name in MEMBERS),
+        *(f"teacher {name}, kept" for name in MEMBERS["all"]),
         "FoE on selected sources",
         "local model, all labels",
     } <= found
