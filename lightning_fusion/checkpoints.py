@@ -227,8 +227,8 @@ class CheckedLoading(CheckedReload):
 
         ``torch.compile(network)`` returns a module whose weights have another prefix.
         """
-        own = {_uncompiled(name): name for name in self.state_dict()}  # type: ignore[attr-defined]  # of LightningModule
-        renamed = {own.get(_uncompiled(name), name): value for name, value in state_dict.items()}
+        own = {uncompiled(name): name for name in self.state_dict()}  # type: ignore[attr-defined]  # of LightningModule
+        renamed = {own.get(uncompiled(name), name): value for name, value in state_dict.items()}
         same = renamed.keys() == state_dict.keys()  # then with its metadata: versions of parts such as batch norm
         return super().load_state_dict(state_dict if same else renamed, strict, assign)  # type: ignore[misc]  # likewise
 
@@ -259,5 +259,6 @@ def _available(storage: Any, location: str) -> Any:
     return None if exists else storage.cpu()
 
 
-def _uncompiled(name: str) -> str:
+def uncompiled(name: str) -> str:
+    """Return the name of a weight without the prefix of a compiled network."""
     return name.replace("_orig_mod.", "")

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_fusion.checkpoints import uncompiled
 from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool, restore_experts, store_experts
 from lightning_fusion.hat.arguments import MIXERS
@@ -92,7 +93,10 @@ def _check_arguments(recorded: Mapping[str, Any], module: Any) -> None:
 
 def _check_network(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise InputError if the weights in a checkpoint are of another network."""
-    found = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    own = {uncompiled(key): value for key, value in own.items()}
+    found = {
+        uncompiled(key).removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
+    }
     for key in dict.fromkeys([*own, *found]):
         parts = [each.get(key) for each in (own, found)]
         ours, theirs = (list(part.shape) if isinstance(part, Tensor) else "missing" for part in parts)

@@ -575,7 +575,11 @@ class TestBadInput:
             ({"features": None}, {}, "features is not set; set it to the submodule"),
             ({"preprocess": nn.Identity()}, {}, "preprocess cannot be stored in a card"),
             ({}, {"network": None}, "the network of a is not recorded; set network to the class"),
-            ({}, {"network": lambda classes: tiny.Net(classes)}, "the network of a is not recorded"),
+            (
+                {},
+                {"network": lambda classes: tiny.Net(classes)},
+                "network: a is built by .*put it into a class of your module",
+            ),
             ({}, {"network": partial(tiny.Net, dropout=0.5)}, "builds another network than that of a"),
             ({}, {"network": partial(tiny.Net, hidden=9)}, "the weights do not match the description of a"),
             ({}, {"network": {"class_path": "os.system"}}, "names os.system, which is not an imported module"),

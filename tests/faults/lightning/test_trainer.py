@@ -97,7 +97,7 @@ def test_stochastic_weight_averaging_and_a_summary(name, tmp_path):
 @pytest.mark.parametrize("callback", [StochasticWeightAveraging(1e-3), GradientAccumulationScheduler({0: 2})])
 def test_callbacks_of_automatic_optimization_are_rejected_by_two_optimizers(callback, tmp_path):
     module, data = modules.made("HaTJointModule", tmp_path)
-    with pytest.raises(InputError, match=rf"trainer.callbacks: {type(callback).__name__} needs one optimizer and"):
+    with pytest.raises(InputError, match=rf"trainer.callbacks: {type(callback).__name__} needs the Trainer's steps"):
         tiny.trainer(callbacks=[callback]).fit(module, datamodule=data)
 
 
