@@ -95,7 +95,7 @@ class HaTJointModule(ExpertModule):
             each class over those that have it), ``scratch`` (those of ``network``, also pre-trained ones), or ``auto``:
             ``best_source`` where inputs are real numbers and its accuracy on the labels reaches the threshold of alpha,
             else ``scratch``. ``auto`` keeps a student that was loaded from its checkpoint; pre-trained weights that
-            ``network`` returns cannot be told from random ones, and need ``scratch``.
+            ``network`` returns cannot be distinguished from random ones, and need ``scratch``.
         mixup: Parameter of mixup of the student's inputs and targets, for inputs of real numbers; 0 for none. ``None``
             (default) means 1 for such inputs, and 0 for tokens and other inputs, which cannot be mixed.
         sharpness: Power of a fitted teacher's probabilities, which are normalized again; 1 leaves them as they are.
