@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_fusion.checkpoints import load_weights_only
+from lightning_fusion.checkpoints import load_weights_only, uncompiled
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.described import MemoryLimit, build_described, imported_class
 from lightning_fusion.errors import InputError, NotImportedError, nearest_path, shorten
@@ -210,7 +210,7 @@ def load_weights(network: nn.Module, state: dict[str, Any], path: str, classes: 
     Raises:
         InputError: If weights are missing, have other shapes, or are quantized.
     """
-    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    state = {uncompiled(key): value for key, value in state.items()}
     wanted = network.state_dict()
     if not wanted:
         return

@@ -1,7 +1,6 @@
 """Study of ACoRL under a shift: further members of equal cost, evaluated where a shortcut of the first is broken."""
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -241,16 +240,14 @@ class _Shift(Recipe):
         """Train a member beside a pool; members of the same place share initial weights and the order of data."""
         epochs = self.epochs * arm.longer if pool else self.first_epochs
         numbered = {f"member_{number}": expert for number, expert in enumerate(pool.values(), 1)}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen members
-            path = one.train(
-                f"members/{_file_name(name)}",
-                partial(arm.build, numbered, self._shared(one.data)),
-                one.data,
-                seed=stage_seed(one.seed, 1 + len(pool)),
-                epochs=round(epochs),
-                label=f"seed {one.seed}  {name}",
-            )
+        path = one.train(
+            f"members/{_file_name(name)}",
+            partial(arm.build, numbered, self._shared(one.data)),
+            one.data,
+            seed=stage_seed(one.seed, 1 + len(pool)),
+            epochs=round(epochs),
+            label=f"seed {one.seed}  {name}",
+        )
         return one.load_expert(path, self.network)
 
     def _select(self, rules: Mapping[str, Criterion], trained: ExpertOutputs, shifted: ExpertOutputs) -> None:
