@@ -8,7 +8,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.batch import Batch
 from lightning_fusion.data.text.tokenized import TokenizedDataModule
 from lightning_fusion.data.text.tokens import TextTokenizer
-from lightning_fusion.data.views.base import DataView
+from lightning_fusion.data.views.base import innermost
 from lightning_fusion.errors import InputError
 from lightning_fusion.hyperparameters import constructor_arguments
 from lightning_fusion.registry.card import TOKENIZER, Card
@@ -56,9 +56,7 @@ class TargetSamples:
         return sum(file["bytes"] for fingerprint, file in found.items() if fingerprint != own)
 
     def _tokenized(self, card: Card) -> tuple[Any, Sequence[Batch], str]:
-        inside = self.target
-        while isinstance(inside, DataView):
-            inside = inside.data
+        inside = innermost(self.target)
         if not isinstance(inside, TokenizedDataModule) or "tokenizer" not in constructor_arguments(type(inside)):
             raise InputError(f"its input are tokens, and those of the target come from {type(inside).__name__}")
         text = self.registry.tokenizer(card)

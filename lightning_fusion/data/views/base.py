@@ -13,6 +13,13 @@ from lightning_fusion.errors import InputError
 from lightning_fusion.hyperparameters import constructor_arguments
 
 
+def innermost(data: FusionDataModule) -> FusionDataModule:
+    """Return the data module that views wrap; one that is no view itself."""
+    while isinstance(data, DataView):
+        data = data.data
+    return data
+
+
 class DataView(FusionDataModule):
     """Base class of data modules that wrap another one; a subclass overrides ``make_rows`` and dependent properties.
 

@@ -13,7 +13,7 @@ from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.data.rows import TargetRows, sample_metadata
 from lightning_fusion.data.samplers import LabeledSampler
 from lightning_fusion.data.splits import stratified_folds
-from lightning_fusion.data.views.base import DataView
+from lightning_fusion.data.views.base import DataView, innermost
 from lightning_fusion.errors import EmptySplitError, InputError, shorten
 from lightning_fusion.files import digest
 from lightning_fusion.hyperparameters import constructor_arguments, record_arguments
@@ -226,8 +226,6 @@ class TargetDataModule(DataView):
 
 def _without_held_out(data: FusionDataModule) -> FusionDataModule:
     """Return a data module that draws no validation, test or fuser samples."""
-    inside = data
-    while isinstance(inside, DataView):
-        inside = inside.data
+    inside = innermost(data)
     changes = {name: 0 for name in constructor_arguments(type(inside)).keys() & _HELD_OUT if getattr(inside, name) != 0}
     return data.variant(**changes) if changes else data
