@@ -35,7 +35,7 @@ from lightning_fusion.experts.probing import (
 )
 from lightning_fusion.hat.arguments import check_arguments
 from lightning_fusion.hat.checkpoints import restore_sources, restore_student, restore_teacher, store_teacher
-from lightning_fusion.hat.fitted import evidence_of
+from lightning_fusion.hat.fitted.base import evidence_of
 from lightning_fusion.hat.hints import RepresentationHints
 from lightning_fusion.hat.knowledge import default_threshold
 from lightning_fusion.hat.mixer import global_means, injection_loss, shared_columns

@@ -13,7 +13,9 @@ from lightning_fusion.errors import InputError, shorten
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import plain_batches, probe_experts, samples_of
 from lightning_fusion.hat.arguments import MIXERS
-from lightning_fusion.hat.fitted import MEMBERS, Committee, Evidence, evidence_of
+from lightning_fusion.hat.fitted.base import Evidence, evidence_of
+from lightning_fusion.hat.fitted.choice import MEMBERS
+from lightning_fusion.hat.fitted.mean import Committee
 from lightning_fusion.hat.heads import head_names
 from lightning_fusion.hat.knowledge import reaches
 from lightning_fusion.hat.start import Start, first_weights

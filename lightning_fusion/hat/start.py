@@ -14,7 +14,7 @@ from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.layers import like_weights, state_tensors
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import PROBE_ROWS, in_eval
-from lightning_fusion.hat.fitted import FLOOR, Evidence
+from lightning_fusion.hat.fitted.base import FLOOR, Evidence
 from lightning_fusion.hat.heads import head_name
 from lightning_fusion.hat.mixer import aligned
 from lightning_fusion.hat.mixup import Pairs

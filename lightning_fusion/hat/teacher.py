@@ -10,15 +10,9 @@ from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.pool import ExpertPool
-from lightning_fusion.hat.fitted import (
-    SHARPNESS,
-    Evidence,
-    FineTuned,
-    choose_teacher,
-    fit_chosen,
-    make_teacher,
-    sharpen,
-)
+from lightning_fusion.hat.fitted.base import Evidence
+from lightning_fusion.hat.fitted.choice import SHARPNESS, choose_teacher, fit_chosen, make_teacher, sharpen
+from lightning_fusion.hat.fitted.fine_tuning import FineTuned
 from lightning_fusion.hat.heads import copy_heads
 from lightning_fusion.hat.knowledge import KnowledgeDictionary, movement
 from lightning_fusion.hat.mixer import Mixer, global_means, known_targets
@@ -160,7 +154,7 @@ class FixedTeacher(Teacher):
         """Create the chosen teacher, without fitting it.
 
         Args:
-            name: One of :data:`~lightning_fusion.hat.fitted.MEMBERS`.
+            name: One of :data:`~lightning_fusion.hat.fitted.choice.MEMBERS`.
         """
         self.chosen, self.model = name, self._make(name)
 

@@ -24,7 +24,8 @@ from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SmallConvNet
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.arguments import PAPER
-from lightning_fusion.hat.fitted import cross_fit, evidence_of, make_teacher, sharpen
+from lightning_fusion.hat.fitted.base import evidence_of
+from lightning_fusion.hat.fitted.choice import cross_fit, make_teacher, sharpen
 from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.sources import run_sources
 from lightning_fusion.hat.teacher import FixedTeacher

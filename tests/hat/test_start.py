@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_fusion import Expert, ExpertPool
 from lightning_fusion.errors import InputError
-from lightning_fusion.hat.fitted import Evidence
+from lightning_fusion.hat.fitted.base import Evidence
 from lightning_fusion.hat.mixer import shared_columns
 from lightning_fusion.hat.mixup import Pairs
 from lightning_fusion.hat.start import compatible_weights, first_weights, mean_weights, source_weights

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lightning_fusion.hat.fitted import FineTuned, FoE
+from lightning_fusion.hat.fitted.fine_tuning import FineTuned
+from lightning_fusion.hat.fitted.fuser import FoE
 
 PARTS = {"recipe", "config", "data", "versions", "seconds", "rows", "summary", "notes", "advice", "serving", "digest"}
 """Keys of results.json."""
@@ -26,7 +27,7 @@ def value(rows: list[dict[str, Any]], method: str, metric: str = "accuracy", see
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_teachers() -> Iterator[None]:
-    """HaT's fitted teachers pass over the labels twice; their fits have tests of their own (hat/test_fitted.py)."""
+    """HaT's fitted teachers pass over the labels twice; their fits have tests of their own (hat/fitted/)."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in (FineTuned, FoE):
             patch.setattr(kind.__init__, "__defaults__", (2, *kind.__init__.__defaults__[1:]))

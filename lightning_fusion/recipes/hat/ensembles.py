@@ -16,7 +16,8 @@ from lightning_fusion.experts.outputs.collect import first_process
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.experts.probing import probe_experts
 from lightning_fusion.files import atomic_write
-from lightning_fusion.hat.fitted import MEMBERS, Evidence, choose_teacher, evidence_of, fit_chosen, make_teacher
+from lightning_fusion.hat.fitted.base import Evidence, evidence_of
+from lightning_fusion.hat.fitted.choice import MEMBERS, choose_teacher, fit_chosen, make_teacher
 from lightning_fusion.hat.mixer import known_targets, shared_columns
 from lightning_fusion.recipes.pool_modules import PoolModule
 

@@ -21,7 +21,7 @@ from lightning_fusion.data.views.target import TargetDataModule
 from lightning_fusion.encoders import SensorCNN, SensorGRU, SensorMLP, TextBag
 from lightning_fusion.errors import InputError
 from lightning_fusion.hat.arguments import PAPER
-from lightning_fusion.hat.fitted import MEMBERS
+from lightning_fusion.hat.fitted.choice import MEMBERS
 from lightning_fusion.recipes.hat import report as hat_report
 from lightning_fusion.recipes.hat.ensembles import Ensemble
 from lightning_fusion.recipes.hat.plan import PAPER_ROW, STUDENTS, UNIFORM
