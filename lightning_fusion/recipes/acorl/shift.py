@@ -200,8 +200,8 @@ class _Shift(Recipe):
         scores = {name: self._score(list(pool), trained, moved) for name, pool in pools.items()}
         chosen = {label: choice.arm for label, choice in choices.items()}
         for label, name in {**dict(zip(self.arms, self.arms, strict=True)), **chosen}.items():
-            for (who, metric), value in scores[name].items():
-                run.report.add(f"{who}, {label}", metric, value, seed)
+            for (who, metric, split), value in scores[name].items():
+                run.report.add(f"{who}, {label}", metric, value, seed, split)
         self._select(rules, trained, moved)
         self._look(one, experts, shifted)
         run.report.took("predicting", start)
@@ -218,15 +218,16 @@ class _Shift(Recipe):
 
     def _score(
         self, pool: Sequence[str], trained: ExpertOutputs, shifted: ExpertOutputs
-    ) -> dict[tuple[str, str], float]:
-        """Test the last member, the pool, and the pool with weights fitted on validation as trained."""
+    ) -> dict[tuple[str, str, str], float]:
+        """Evaluate the last member and the pool, on test samples also with weights fitted on validation as trained."""
         weights = Criterion(trained, np.arange(len(trained["val"].target))).weights(pool)
         found = {}
         for metric, outputs in (("accuracy", trained), (SHIFTED, shifted)):
-            answers = right_answers(outputs, "test", pool[-1:]), right_answers(outputs, "test", pool)
-            for who, right in zip(tables.WHO, (*answers, right_answers(outputs, "test", pool, weights)), strict=True):
-                found[who, metric] = float(right.mean())
-        return found | {("pool", metric): value for metric, value in uncertainty(trained, shifted, pool).items()}
+            for split in ("val", "test"):
+                for who, members in (("member", pool[-1:]), ("pool", pool)):
+                    found[who, metric, split] = float(right_answers(outputs, split, members).mean())
+            found["weighted pool", metric, "test"] = float(right_answers(outputs, "test", pool, weights).mean())
+        return found | {("pool", name, "test"): value for name, value in uncertainty(trained, shifted, pool).items()}
 
     def _pool(self, name: str) -> list[str]:
         """Return the names of the members of an arm's pool."""

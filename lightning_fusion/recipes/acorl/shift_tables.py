@@ -60,7 +60,7 @@ def shift_text(
         "Gain over plain members, in points, paired by seed, with 95 % interval; weights of weighted pools "
         "are fitted on the validation split as trained:",
         "",
-        *_gains(report, [*arms, *choices]),
+        *_gains(report, [*arms, *choices], WHO, "test"),
         "",
     ]
     if REWEIGHTING in arms:
@@ -68,6 +68,10 @@ def shift_text(
         text += [f"Gain of {name} over {REWEIGHTING}: {_against(report, name, REWEIGHTING)}." for name in compared]
     return [
         *text,
+        "",
+        "The same on the validation splits, on which settings are compared:",
+        "",
+        *_gains(report, list(arms), WHO[:2], "val"),
         "",
         *_chosen(report, choices),
         "Pools: calibration error (15 bins), and AUROC of telling shifted test samples from those as trained, by the "
@@ -86,9 +90,9 @@ def shift_text(
     ]
 
 
-def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN) -> Gain:
+def gain(report: Report, who: str, name: str, metric: str, against: str = PLAIN, split: str = "test") -> Gain:
     """Return the paired gain of an arm's ``member``, ``pool`` or ``weighted pool`` over that of another arm."""
-    own, other = (report.values(f"{who}, {each}", metric) for each in (name, against))
+    own, other = (report.values(f"{who}, {each}", metric, split) for each in (name, against))
     return paired_gain(own, other)
 
 
@@ -131,16 +135,16 @@ def _chosen(report: Report, choices: Mapping[str, Sequence[Choice]]) -> list[str
     return [rule, "", *markdown_table(["rows", "seed", "arms", "reason"], rows), ""]
 
 
-def _gains(report: Report, arms: Sequence[str]) -> list[str]:
+def _gains(report: Report, arms: Sequence[str], answers: Sequence[str], split: str) -> list[str]:
     rows = []
     for name in arms:
         cells = [name]
         for metric in ("accuracy", SHIFTED):
-            for who in WHO:
-                more = "" if name == PLAIN else f" ({gain(report, who, name, metric).points()})"
-                cells.append(f"{np.mean(report.values(f'{who}, {name}', metric)):.3f}{more}")
+            for who in answers:
+                more = "" if name == PLAIN else f" ({gain(report, who, name, metric, split=split).points()})"
+                cells.append(f"{np.mean(report.values(f'{who}, {name}', metric, split)):.3f}{more}")
         rows.append(cells)
-    columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in WHO]
+    columns = [f"{who}, {how}" for how in ("as trained", "shifted") for who in answers]
     return markdown_table(["later members", *columns], rows)
 
 
