@@ -138,7 +138,7 @@ class RunningMeans(Dissimilarity):
 
 
 class CenteredCosine(RunningMeans):
-    """1 - cos(z, v - mean of v): the default.
+    """1 - cos(z, v - mean of v).
 
     The mean over samples is subtracted from v, so a constant prediction scores 1 and only differences between samples
     can be predicted.
@@ -172,7 +172,7 @@ class ClassCenteredCosine(CenteredCosine):
 
 
 class StandardizedResidualMSE(RunningMeans):
-    """Mean of (z - r)^2, r = (v - mean of v in the sample's class) / standard deviation within classes.
+    """Mean of (z - r)^2, r = (v - mean of v in the sample's class) / standard deviation within classes: the default.
 
     Each component of r has variance 1 over the samples, so predicting the mean of the class scores 1, and 1 minus the
     value is the R2 of the projection. Few samples in which two cues disagree have large residuals, which a squared

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
 from lightning_fusion.acorl.fusion import right_answers
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.acorl.projection import Adversary
@@ -21,8 +20,6 @@ from lightning_fusion.experts.outputs.split import OutputsSplit
 from lightning_fusion.experts.outputs.store import ExpertOutputs
 from lightning_fusion.schedules import Constant
 
-INNER_STEPS: dict[str, Any] = {"adversary_steps": 5, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
-"""Arguments of :class:`~lightning_fusion.ACoRLModule` for projections that keep up with the network."""
 LEAST_R2 = 0.35
 """R2 of the projections below which they find too little that could be removed."""
 MOST_KEPT = 0.5
@@ -182,7 +179,7 @@ def build_probe(**arguments: Any) -> ACoRLModule:
     Args:
         **arguments: ``network``, ``experts``, ``features`` and others of :class:`~lightning_fusion.ACoRLModule`.
     """
-    return ACoRLModule(schedule=Constant(0.0), **INNER_STEPS, **arguments)
+    return ACoRLModule(schedule=Constant(0.0), **arguments)
 
 
 def forecast(

@@ -46,12 +46,12 @@ class ACoRLModule(ExpertModule):
         loss = task loss + mean over k of D(d_k(GRL(z)), v_k)
 
     so d_k learns to predict v_k, and the network learns the task and a representation from which v_k cannot be
-    predicted. The defaults are the paper as summarized. With ``adversary_steps``, d_k takes several steps of its own
-    for each batch, and with :class:`~lightning_fusion.acorl.dissimilarity.StandardizedResidualMSE` and ``layer_norm``
-    it predicts what v_k tells beyond the class: docs/methods/acorl.md says where that pays. The checkpoint is an
-    ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen experts. It contains the projections
-    for resuming; a weights-only checkpoint does not. With strength 0, the control arm, the training is bit-identical to
-    that of :class:`~lightning_fusion.ExpertModule`.
+    predicted. By default d_k takes five steps of its own for each batch and predicts what v_k tells beyond the class
+    (our choice, on validation samples; docs/methods/acorl.md says where that pays); with
+    :data:`~lightning_fusion.acorl.arguments.PAPER` it is trained jointly, as the paper is summarized. The checkpoint is
+    an ordinary expert, ``Expert(checkpoint=path)``, without the weights of the frozen experts. It contains the
+    projections for resuming; a weights-only checkpoint does not. With strength 0, the control arm, the training is
+    bit-identical to that of :class:`~lightning_fusion.ExpertModule`.
 
     Args:
         network: Factory of the network, called with the number of classes.
@@ -63,12 +63,12 @@ class ACoRLModule(ExpertModule):
             steps or epochs.
         allow_imitation: Accept a negative strength, which makes the models similar.
         dissimilarity: D, called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
-            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine`.
+            :class:`~lightning_fusion.acorl.dissimilarity.StandardizedResidualMSE`.
         projection: d_k, called as ``projection(size of its input, size of v_k)``; the input is z, with the class where
             the dissimilarity is conditional. ``None`` (default) uses
             :class:`~lightning_fusion.acorl.projection.ProjectionMLP`.
-        adversary_steps: Steps of the projections for each batch, on z without gradient; 0 (default) trains them jointly
-            with the network, by the same loss and optimizer.
+        adversary_steps: Steps of the projections for each batch, on z without gradient; 0 trains them jointly with the
+            network, by the same loss and optimizer.
         adversary_optimizer: Called with the projections' weights where they have steps of their own. ``None``
             (default) uses Adam with learning rate 3e-3.
         layer_norm: Normalize z before the projections.
@@ -100,9 +100,9 @@ class ACoRLModule(ExpertModule):
         allow_imitation: bool = False,
         dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
         projection: Callable[[int, int], nn.Module] | None = None,
-        adversary_steps: int = 0,
+        adversary_steps: int = 5,
         adversary_optimizer: OptimizerCallable | None = None,
-        layer_norm: bool = False,
+        layer_norm: bool = True,
         diversity: list[Diversity] | None = None,
         **expert: Any,
     ) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_fusion.acorl.dissimilarity import CenteredCosine, Dissimilarity, class_fractions
+from lightning_fusion.acorl.dissimilarity import Dissimilarity, StandardizedResidualMSE, class_fractions
 from lightning_fusion.acorl.reversal import reverse_gradient
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.names import NamedModules
@@ -61,7 +61,7 @@ class Adversary(nn.Module):
             fractions of classes where the dissimilarity is conditional. ``None`` (default) uses
             :class:`ProjectionMLP`.
         dissimilarity: Called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
-            :class:`~lightning_fusion.acorl.dissimilarity.CenteredCosine`.
+            :class:`~lightning_fusion.acorl.dissimilarity.StandardizedResidualMSE`.
         layer_norm: Normalize z before the projections, so that the new model gains nothing by its scale.
         apart: Whether the projections are trained apart, by :meth:`losses`, and not by the reversed loss itself.
 
@@ -80,14 +80,14 @@ class Adversary(nn.Module):
         num_classes: int,
         projection: Callable[[int, int], nn.Module] | None = None,
         dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
-        layer_norm: bool = False,
+        layer_norm: bool = True,
         apart: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = dict(members)
         self.num_features, self.num_classes = num_features, num_classes
         self.layer_norm, self.apart = layer_norm, apart
-        project, compare = projection or ProjectionMLP, dissimilarity or CenteredCosine
+        project, compare = projection or ProjectionMLP, dissimilarity or StandardizedResidualMSE
         for what, made in (("projection", project), ("dissimilarity", compare)):
             if isinstance(made, nn.Module):
                 raise InputError(f"{what}: found an instance of {type(made).__name__}; give its class")

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
-from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError, StandardizedResidualMSE
+from lightning_fusion.acorl.arguments import PAPER
+from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
 from lightning_fusion.acorl.diversity import ErrorDiversity, ErrorReweighting
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
@@ -22,7 +23,8 @@ from lightning_fusion.schedules import Constant, DANNRamp, Linear, Schedule
 
 SGD = partial(torch.optim.SGD, lr=0.5)
 EXPERTS = tiny.experts(features="body")
-INNER = {"adversary_steps": 2, "layer_norm": True, "dissimilarity": StandardizedResidualMSE}
+INNER = {"adversary_steps": 2}
+JOINT = PAPER | {"dissimilarity": MeanSquaredError}
 
 
 def module(experts=None, **arguments) -> ACoRLModule:
@@ -49,7 +51,7 @@ class TestStep:
     @pytest.mark.parametrize("strength", [0.4, 1.0])
     def test_equals_a_hand_written_loop(self, strength):
         """With autograd's gradients of each part on detached copies, put together by the formulas."""
-        made = module(schedule=Constant(strength), dissimilarity=MeanSquaredError)
+        made = module(schedule=Constant(strength), **JOINT)
         torch.manual_seed(3)
         trainer = tiny.trainer(1, max_steps=0)
         trainer.fit(made, datamodule=tiny.data(batch_size=6))  # makes the projections, takes no step
@@ -57,7 +59,7 @@ class TestStep:
             copy.deepcopy(part) for part in (made.network.body, made.network.head, made.adversary.projections)
         )
         start = copy.deepcopy(made.state_dict())
-        again = module(schedule=Constant(strength), dissimilarity=MeanSquaredError)
+        again = module(schedule=Constant(strength), **JOINT)
         again._build(made.adversary.num_features, made.adversary.sizes)
         again.load_state_dict(start)
         fit(again, 2)
@@ -97,7 +99,7 @@ class TestStep:
         network = partial(tiny.Net, norm=True, dropout=0.3)
         ordinary = plain(network=network)
         fit(ordinary, 3, gradient_clip_val=clip)
-        for training in ({}, INNER):
+        for training in (PAPER, INNER):
             control = module(network=network, schedule=Constant(0.0), **training)
             fit(control, 3, gradient_clip_val=clip)
             assert tiny.same(control.network, ordinary.network)
@@ -141,7 +143,7 @@ class TestStep:
                 closure()
                 norms.append([torch.stack([w.grad.norm() for w in g["params"]]).norm() for g in self.param_groups])
 
-        made = module(schedule=Constant(1.0), optimizer=partial(Spy, lr=0.1))
+        made = module(schedule=Constant(1.0), optimizer=partial(Spy, lr=0.1), **PAPER)
         fit(made, 1, gradient_clip_val=1e-3)
         found = torch.tensor(norms)
         assert found.shape == (4, 2)
@@ -276,7 +278,7 @@ class TestSchedule:
         assert [float(line.split(",")[place]) for line in lines[1:] if line.split(",")[place]] == list(range(8))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("training", [{}, INNER], ids=["joint", "inner"])
+    @pytest.mark.parametrize("training", [PAPER, INNER], ids=["joint", "inner"])
     def test_a_resumed_run_continues_it_bit_for_bit(self, training, tmp_path):
         network = partial(tiny.Net, norm=True, dropout=0.2)
         whole = module(network=network, **training)
@@ -363,7 +365,7 @@ class TestEvaluation:
         made = module(
             schedule=Constant(2.0),
             optimizer=partial(torch.optim.SGD, lr=0.0),
-            dissimilarity=MeanSquaredError,
+            **JOINT,
         )
         rows = {"train": 6, "val": 3, "test": 3}
         trainer = fit(made, 1, tiny.data(rows=rows, batch_size=6), log_every_n_steps=1)
@@ -490,7 +492,7 @@ class TestChecks:
             ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body.*head"),
             ({"ramp_steps": 0}, "ramp_steps is 0"),
             ({"adversary_steps": -1}, "adversary_steps is -1; expected at least 0"),
-            ({"adversary_optimizer": SGD}, "adversary_optimizer: with adversary_steps 0"),
+            (PAPER | {"adversary_optimizer": SGD}, "adversary_optimizer: with adversary_steps 0"),
             ({"diversity": ["ErrorDiversity"]}, "diversity: found 'ErrorDiversity'; expected terms such as"),
             (
                 {"diversity": [ErrorReweighting()], "loss": Own()},
@@ -604,9 +606,9 @@ class TestCheckpoint:
 
     @pytest.mark.slow
     def test_of_the_other_kind_of_training_is_rejected(self, tmp_path):
-        fit(module()).save_checkpoint(tmp_path / "joint.ckpt")
-        fit(module(**INNER)).save_checkpoint(tmp_path / "inner.ckpt")
-        for made, path in ((module(**INNER), "joint"), (module(), "inner")):
+        fit(module(**PAPER)).save_checkpoint(tmp_path / "joint.ckpt")
+        fit(module()).save_checkpoint(tmp_path / "inner.ckpt")
+        for made, path in ((module(), "joint"), (module(**PAPER), "inner")):
             with pytest.raises(InputError, match=r"adversary_steps is \d; the checkpoint is of a run with"):
                 tiny.trainer(4).fit(made, tiny.data(), ckpt_path=tmp_path / f"{path}.ckpt", weights_only=True)
 

@@ -23,7 +23,7 @@ from lightning_fusion import (
     OutputsDataModule,
     collect,
 )
-from lightning_fusion.acorl.dissimilarity import StandardizedResidualMSE
+from lightning_fusion.acorl.arguments import PAPER as JOINT
 from lightning_fusion.acorl.diversity import ErrorDiversity
 from lightning_fusion.callbacks import PredictionWriter
 from lightning_fusion.data.tensors import TensorDataModule
@@ -113,12 +113,10 @@ def work(folder: Path, processes: int) -> None:
 
 
 ACORL: dict[str, dict[str, Any]] = {
-    "complementary": {},
-    "inner_steps": {
+    "joint": JOINT,
+    "complementary": {
         "schedule": Constant(1.0),
         "adversary_steps": 3,
-        "layer_norm": True,
-        "dissimilarity": StandardizedResidualMSE,
         "diversity": [ErrorDiversity(2.0)],
     },
 }

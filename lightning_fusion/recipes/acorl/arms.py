@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_fusion.acorl.arguments import PAPER
 from lightning_fusion.acorl.diversity import Diversity, ErrorDiversity, ErrorReweighting
-from lightning_fusion.acorl.forecast import INNER_STEPS
 from lightning_fusion.acorl.module import ACoRLModule
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.experts.module import ExpertModule
@@ -23,7 +23,7 @@ class Arm:
     Attributes:
         strength: Largest lambda; 0 turns the reversal off.
         diversity: Terms that compare answers.
-        joint: Train the projections jointly, with the centered cosine: the paper as summarized.
+        joint: Train the projections jointly, as the paper is summarized.
         longer: Factor of the number of epochs.
         projection: Argument of :class:`~lightning_fusion.ACoRLModule` where there is a reversal.
     """
@@ -51,7 +51,7 @@ class Arm:
         how: dict[str, Any] = {"diversity": list(self.diversity)}
         how["schedule"] = DANNRamp(self.strength) if self.strength else Constant(0.0)
         if self.strength:  # without a reversal nothing depends on the projections
-            how |= {"projection": self.projection} | ({} if self.joint else INNER_STEPS)
+            how |= {"projection": self.projection} | (PAPER if self.joint else {})
         return ACoRLModule(experts=dict(pool), **how, **shared)
 
 

@@ -45,6 +45,8 @@ def acorl(
     schedule: Callable[[float], Schedule] | None = None,
     dissimilarity: Callable[[int, int], Dissimilarity] | None = None,
     projection: Callable[[int, int], nn.Module] | None = None,
+    adversary_steps: int = 5,
+    layer_norm: bool = True,
     larger: Callable[[int], nn.Module] | None = None,
     optimizer: OptimizerCallable | None = None,
     scheduler: LRSchedulerCallable | None = None,
@@ -79,6 +81,8 @@ def acorl(
             :class:`~lightning_fusion.schedules.DANNRamp`.
         dissimilarity: Argument of :class:`~lightning_fusion.ACoRLModule`.
         projection: Argument of :class:`~lightning_fusion.ACoRLModule`.
+        adversary_steps: Argument of :class:`~lightning_fusion.ACoRLModule`.
+        layer_norm: Argument of :class:`~lightning_fusion.ACoRLModule`.
         larger: Factory of one larger network of the chain's training and inference cost, called with the number of
             classes. ``None`` (default) leaves it out.
         optimizer: Optimizer of the members; AdamW, 1e-3, weight decay 1e-4 by default.
@@ -149,7 +153,12 @@ def acorl(
         strengths=tried,
         schedule=schedule or DANNRamp,
         arguments=arguments | own,
-        branch={"dissimilarity": dissimilarity, "projection": projection},
+        branch={
+            "dissimilarity": dissimilarity,
+            "projection": projection,
+            "adversary_steps": adversary_steps,
+            "layer_norm": layer_norm,
+        },
     )
     recipe = _ACoRL(
         name="acorl",
