@@ -167,7 +167,7 @@ class Expert(SharedModel, nn.Module):
         self.network = network
         self.preprocess = preprocess
         self._input_checked = self._rows_checked = False  # its first batch
-        self._first = FirstBatches(output == "logits")
+        self._first = FirstBatches(output == "logits", trained=bool(card))
         self.raw_input = raw_input or isinstance(preprocess, SamplePreprocessing)
         self._is_preprocessed = False
         self._conversion: Conversion | Callable[[Any], Tensor] | None = None

@@ -18,7 +18,7 @@ COMPARED_ROWS = 256
 _LEAST_VALUES = 32  # between 0 and 1, which are no coincidence
 
 
-def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
+def check_logits(raw: Tensor, classes: Sequence[str], trained: bool = False) -> None:
     """Reject probabilities that are declared as logits, and warn about outputs that are like other scores.
 
     The softmax of one class is 1 for every sample, which is a warning too.
@@ -26,6 +26,7 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
     Args:
         raw: (B, C) outputs, B > 1.
         classes: Names of the C classes.
+        trained: Whether the softmax of these outputs was trained, so that values between 0 and 1 are no sigmoid's.
 
     Raises:
         InputError: If all rows are not negative and sum to 1.
@@ -63,7 +64,9 @@ def check_logits(raw: Tensor, classes: Sequence[str]) -> None:
             f"output is 'logits'; all {len(raw)} {whose} are >= 0 and sum to {sums[0].item():.6g}, like percentages or "
             "votes, which softmax distorts: divide each row by its sum and set output to 'probabilities'"
         )
-    elif varied and graded and raw.numel() >= _LEAST_VALUES and bool((raw <= 1).all()) and bool((raw > 0.5).any()):
+        return
+    within = raw.numel() >= _LEAST_VALUES and bool((raw <= 1).all()) and bool((raw > 0.5).any())
+    if varied and graded and within and not trained:
         rank_zero_warn(
             f"output is 'logits'; all {len(raw)} {whose} lie between 0 and 1, like those of a sigmoid, which softmax "
             "flattens: return the values before the sigmoid, or divide each row by its sum and set output to "
@@ -76,13 +79,14 @@ class FirstBatches:
 
     Args:
         logits: Whether the outputs are declared as logits.
+        trained: Whether this library trained the softmax of the outputs.
 
     Attributes:
         over: Whether there was a batch.
     """
 
-    def __init__(self, logits: bool) -> None:
-        self.over = False
+    def __init__(self, logits: bool, trained: bool = False) -> None:
+        self.over, self._trained = False, trained
         self._logits_to_check, self._compared = logits, 0
 
     def compares(self, network: Any) -> bool:
@@ -109,7 +113,7 @@ class FirstBatches:
         self.over = True
         if self._logits_to_check and len(raw) > 1:
             self._logits_to_check = False
-            check_logits(raw, classes)
+            check_logits(raw, classes, self._trained)
         if input is not None:
             self._compared += len(raw)
             if message := other_predictions(network, input, raw, names):

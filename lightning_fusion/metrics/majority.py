@@ -50,7 +50,9 @@ class MajorityAccuracy(Metric):
 def chance_warning(accuracy: float, majority: float, num_samples: int) -> str | None:
     """Return a warning about a validation accuracy that is not significantly above chance; None for others.
 
-    The accuracy is compared with that of a constant answer by a one-sided test at 5 %.
+    The accuracy is compared with that of a constant answer by a one-sided test at 5 %. An accuracy with less than half of
+    the errors of the constant answer is above chance in any case: where few samples are of another class, no accuracy is
+    significantly above it.
 
     Args:
         accuracy: Accuracy of a model.
@@ -60,10 +62,11 @@ def chance_warning(accuracy: float, majority: float, num_samples: int) -> str | 
     Example:
         >>> chance_warning(0.26, 0.25, 400)
         'the validation accuracy 0.260 is at chance level: a constant answer has 0.250 on the same 400 samples; ...'
-        >>> chance_warning(0.5, 0.25, 400), chance_warning(0.25, 0.25, 10)
-        (None, None)
+        >>> chance_warning(0.5, 0.25, 400), chance_warning(0.25, 0.25, 10), chance_warning(1.0, 57 / 59, 59)
+        (None, None, None)
     """
-    bound = majority + _ONE_SIDED * math.sqrt(majority * (1 - majority) / max(1, num_samples))
+    margin = _ONE_SIDED * math.sqrt(majority * (1 - majority) / max(1, num_samples))
+    bound = majority + min(margin, (1 - majority) / 2)
     if num_samples < _FEWEST or accuracy > bound:
         return None
     return (

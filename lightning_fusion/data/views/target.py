@@ -129,7 +129,7 @@ class TargetDataModule(DataView):
             count: Number of folds.
 
         Raises:
-            InputError: If there are fewer labeled samples than folds.
+            InputError: If there are fewer labeled samples than folds, or a fold would leave labels of one class alone.
 
         Example:
             >>> from lightning_fusion.data.image.synthetic import SyntheticImageDataModule
@@ -141,7 +141,16 @@ class TargetDataModule(DataView):
         known = self.labeled()
         if not 2 <= count <= len(known):
             raise InputError(f"folds: {count} of {len(known)} labeled samples; expected 2 to {len(known)} folds")
-        part = stratified_folds(sample_metadata(known)[0].numpy(), count, self.seed)
+        label = sample_metadata(known)[0].numpy()
+        part = stratified_folds(label, count, self.seed)
+        left = [np.unique(label[part != number]) for number in range(count)]
+        if min(len(classes) for classes in left) < 2 <= len(np.unique(label)):
+            numbers = dict(zip(*(each.tolist() for each in np.unique(label, return_counts=True)), strict=True))
+            found = ", ".join(f"{numbers[number]} of {self.classes[number]}" for number in numbers)
+            raise InputError(
+                f"folds: the labeled samples of {self.domain} are {found}; without one of the {count} folds a single "
+                "class is left: label two samples of two classes at least (min_per_class), or leave the guard out"
+            )
         copies = []
         for number in range(count):
             other = self.variant()

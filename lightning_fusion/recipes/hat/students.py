@@ -62,7 +62,7 @@ def check_students(plan: Plan, data: FusionDataModule, targets: Sequence[str], s
 
     Raises:
         InputError: If a value is out of range, has no effect with the student's teacher, or leaves a target without
-            labels of a class.
+            labels of a class, or the guard without two classes in a fold.
     """
     for where, arguments in _students(plan):
         with _said_of(where):
@@ -74,7 +74,7 @@ def check_students(plan: Plan, data: FusionDataModule, targets: Sequence[str], s
         with _said_of(where):
             check_selection(**(plan.selection | _part(change, OF_SELECTION)))
             for seed in seeds if target or not where else ():
-                _draw(data, targets, seed, plan.target | target)
+                _draw(data, targets, seed, plan.target | target, folds=plan.guarded and not where)
 
 
 def _students(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -95,10 +95,15 @@ def _build(plan: Plan, data: FusionDataModule, arguments: Mapping[str, Any]) -> 
         HaTJointModule(network, {"source": source}, **settings)
 
 
-def _draw(data: FusionDataModule, targets: Sequence[str], seed: int, arguments: Mapping[str, Any]) -> None:
+def _draw(
+    data: FusionDataModule, targets: Sequence[str], seed: int, arguments: Mapping[str, Any], folds: bool
+) -> None:
     of_seed = data.variant(seed=seed)
     for name in targets:
-        TargetDataModule(of_seed, name, seed=seed, **arguments).rows("train")
+        target = TargetDataModule(of_seed, name, seed=seed, **arguments)
+        target.rows("train")
+        if folds:
+            target.folds()
 
 
 @contextmanager

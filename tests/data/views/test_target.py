@@ -123,6 +123,12 @@ class TestFolds:
         with pytest.raises(InputError, match=r"folds: 30 of 1[0-9] labeled samples"):
             data.folds(30)
 
+    def test_a_fold_leaves_two_classes_at_least(self):
+        pair = target(labeled_per_class=1)
+        with pytest.raises(InputError, match=r"folds: the labeled samples of x are 1 of \w+, 1 of \w+; .*min_per_class"):
+            pair.folds(2)
+        assert len(target(labeled_per_class=2).folds(2)) == 2
+
 
 class TestBatches:
     def drawn(self, num_rows, labeled, world=1, epoch=0, **how):

@@ -49,6 +49,18 @@ class TestOutputsDeclaredAsLogits:
             warnings.simplefilter("error")
             expert_of(outputs)(torch.zeros(len(outputs), 1))
 
+    def test_logits_of_a_network_that_was_trained_here_are_silent(self, tmp_path):
+        network = nn.Linear(3, 3)
+        torch.save({"state_dict": network.state_dict(), "expert": {"classes": CLASSES}}, tmp_path / "trained.ckpt")
+        torch.save(network.state_dict(), tmp_path / "other.pt")
+        rows = torch.tensor(X).float().sigmoid() @ network.weight.detach().inverse().T
+        for name, count in (("trained.ckpt", 0), ("other.pt", 1)):
+            expert = Expert(network, checkpoint=str(tmp_path / name), classes=CLASSES)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                expert(rows - network.bias.detach() @ network.weight.detach().inverse().T)
+            assert len(caught) == count
+
 
 class TestPredictionsOfAnEstimator:
     def test_a_threshold_of_its_own_is_reported(self):
