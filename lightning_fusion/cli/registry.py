@@ -1,5 +1,6 @@
 """Commands of a registry of experts, as typed functions with the options as arguments."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,8 @@ import rich
 from torch import nn
 
 from lightning_fusion.cli.imports import import_modules
-from lightning_fusion.data.base import FusionDataModule
+from lightning_fusion.data.base import FusionDataModule, labeled_attribute
+from lightning_fusion.errors import InputError
 from lightning_fusion.experts.expert import Expert
 from lightning_fusion.hat.ranking import Selection
 from lightning_fusion.hat.selection import select_sources
@@ -37,7 +39,7 @@ def publish(
         registry: Address of the registry: a folder, or an address of fsspec such as s3://bucket/experts.
         checkpoint: Checkpoint of the expert.
         data: Data module that it was trained on; of a configuration of 'fit' its data are read.
-        name: Name of the source; the checkpoint's name where null.
+        name: Name of the source; that of the file of the checkpoint where null.
         network: Class of the network, where the checkpoint does not record it.
         features: Submodule whose output is the representation, where the checkpoint does not record it.
         classes: Names of the classes in the order of the outputs, where the checkpoint does not record them.
@@ -52,8 +54,8 @@ def publish(
         The card of the source.
     """
     import_modules(imports)
+    where, name = ExpertRegistry(registry), name or _name_of(checkpoint, data)
     expert = Expert(network, checkpoint, classes, output, features, cost=cost)
-    where, name = ExpertRegistry(registry), name or Path(checkpoint).stem
     card = where.publish(expert, data, name, overwrite=overwrite, network=network, weights=weights)
     sent = sum(each.num_bytes for each in where.ledger if each.direction == "up")
     print(f"published {card.name} in {where.address}: {len(card.classes)} classes, {sent:,} bytes written")
@@ -118,7 +120,14 @@ def select(
     files = save_selection(found, data, folder)
     rich.print(found)
     print(f"wrote {', '.join(files)} and {len(found.experts)} checkpoint(s) to {folder}")
-    print(f"train a student with them: lightning-fusion fit -c FILE -c {folder / POOL}")
-    if DATA in files:
-        print(f"give its data the normalization or the tokenizer of the best source: -c {folder / DATA} after these")
+    print(f"train a student with them: lightning-fusion fit -c FILE -c {folder / POOL} -c {folder / DATA}")
     return found
+
+
+def _name_of(checkpoint: str, data: FusionDataModule) -> str:
+    """Return the name of a checkpoint's file; raise InputError for a name by Lightning, which all sources would have."""
+    stem = Path(checkpoint).stem
+    if re.fullmatch(r"(epoch=\d+.*|last)(-v\d+)?", stem):
+        example = (labeled_attribute(data, "own_domains") or ["site"])[0]
+        raise InputError(f"name is not set, and {stem!r} says nothing of the source: set it, such as --name={example}")
+    return stem

@@ -169,7 +169,11 @@ class _Search:
         self.reader.stage, self.num_statistics = "statistics", len(vector)
         self.cards = self.reader.cards(exclude)
         if not self.cards:
-            raise InputError(f"registry: {self.reader.address} has no source except {len(exclude)} excluded ones")
+            besides = f" besides the {len(exclude)} excluded" if exclude else ""
+            raise InputError(
+                f"registry: {self.reader.address} has no source that can be read{besides}; publish one, or correct the "
+                "address"
+            )
         for name, card in self.cards.items():
             shared = self.shared(card)
             row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.classes))

@@ -36,7 +36,7 @@ def save_selection(selection: Selection, data: FusionDataModule, folder: Path) -
 
         pool.yaml                   the experts by name, best first; written last
         experts/<rank>_<name>.ckpt  weights and metadata of a source
-        data.yaml                   normalization or tokenizer of the best source, for the data of the target
+        data.yaml                   normalization or tokenizer of the best source, where the target has another
         tokenizer/                  that tokenizer
         selection.json              criteria of all sources
         ledger.json                 bytes by stage and direction
@@ -64,10 +64,12 @@ def save_selection(selection: Selection, data: FusionDataModule, folder: Path) -
     content = {LEDGER: selection.ledger.as_dict(), TABLE: selection.as_dict()}
     for name, found in content.items():
         write_text(folder / name, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    (folder / DATA).unlink(missing_ok=True)
     given = arguments_for(selection, data)
-    if given is not None:
-        best = next(iter(selection.experts))
+    best = next(iter(selection.experts))
+    if given is None:
+        comment = f"# Nothing to give: the data of the target have the normalization of {best!a}, or other channels.\n"
+        write_text(folder / DATA, comment + "{}\n")
+    else:
         text, what = selection.experts[best].new_sample_facts.get("trained_tokenizer"), "normalization"
         if text is not None:
             TextTokenizer.parse(text).save(folder / TOKENIZER)
@@ -76,7 +78,7 @@ def save_selection(selection: Selection, data: FusionDataModule, folder: Path) -
         write_text(folder / DATA, comment + _dumped({"data": given}))
     comment = f"# Sources by rank ({selection.rank_by}); a second -c gives them to a configuration of fit or collect.\n"
     write_text(folder / POOL, comment + _dumped({"experts": members}))
-    return [POOL, *([] if given is None else [DATA]), TABLE, LEDGER]
+    return [POOL, DATA, TABLE, LEDGER]
 
 
 def arguments_for(selection: Selection, data: FusionDataModule) -> dict[str, Any] | None:

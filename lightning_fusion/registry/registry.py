@@ -243,7 +243,7 @@ class ExpertRegistry:
             found = digest(np.frombuffer(content, np.uint8))
             if found != wanted:
                 raise InputError(
-                    f"source {card.name}: its card names a {file} of fingerprint {wanted}; {path} has {found} "
+                    f"source {card.name}: its card names {file} of fingerprint {wanted}; {path} has {found} "
                     f"({len(content)} bytes instead of {card.files[part]['bytes']}); publish {card.name} again"
                 )
             return parse(content, path)

@@ -113,6 +113,8 @@ def test_what_is_selected_over_http_is_a_pool_of_the_published_experts(folder, c
     "args, message",
     [
         (PUBLISH, "network: checkpoint weights.pt does not record"),
+        ([*PUBLISH, "--checkpoint=epoch=1-step=2.ckpt", "--data.init_args.domain=bob"], "name is not set, and"),
+        ([*PUBLISH, "--checkpoint=last-v1.ckpt", "--data.init_args.domain=bob"], "set it, such as --name=bob"),
         ([*PUBLISH, "--network=own_net.Net"], "features is not set"),
         ([*SELECT, "--registry=nowhere"], "nowhere"),
         ([*SELECT, "--registry=s3://bucket/experts"], "s3fs"),

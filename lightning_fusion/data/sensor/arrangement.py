@@ -9,7 +9,7 @@ from lightning_fusion.data.base import SPLITS
 from lightning_fusion.data.names import LabelForms
 from lightning_fusion.data.rows import Origins
 from lightning_fusion.data.sensor.layouts import POSITION, cut_pieces
-from lightning_fusion.data.sensor.series import Series, find_other_scales
+from lightning_fusion.data.sensor.series import Series, find_other_scales, outside_scales
 from lightning_fusion.data.splits import stratified_sessions
 from lightning_fusion.errors import InputError, shorten
 
@@ -317,7 +317,8 @@ def equal_timestamps(source: Source) -> list[str]:
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:
     """Return warnings about recordings, and domains, on a different scale than comparable ones.
 
-    The criterion is that of :func:`~.series.find_other_scales`.
+    The criterion is that of :func:`~.series.find_other_scales`. Recordings without any label are compared with the range
+    of the labeled ones of their domain, as their labels may be those of a large or of a small one.
 
     Args:
         source: Source of the recordings.
@@ -328,11 +329,18 @@ def other_scales(source: Source, arrangement: Arrangement) -> list[str]:
     alike = np.unique(np.stack([arrangement.domain, *seen], 1), axis=0, return_inverse=True)[1].reshape(-1)
     of_domain = [series.rms[arrangement.domain == number] for number in range(len(arrangement.domains))]
     typical = np.array([np.median(rms, 0) for rms in of_domain])
+    known = np.any(seen, axis=0)
+    rows = np.flatnonzero(known)
+    found = [rows[find_other_scales(series.rms[rows], alike[rows])]]
+    for domain in np.unique(arrangement.domain):
+        of_labels, rest = (np.flatnonzero((arrangement.domain == domain) & each) for each in (known, ~known))
+        found.append(rest[outside_scales(series.rms[rest], series.rms[of_labels])])
+    recordings = np.sort(np.concatenate(found))
     return [
         f"{len(found)} {what}(s) have values more than 4 times larger or smaller than {likes}: "
         f"{shorten((called[number] for number in found), 3)}. Another unit? Convert them, or set limits to reject them"
         for what, found, likes, called in (
-            ("recording", find_other_scales(series.rms, alike), "others of the same domain and labels", source.names),
+            ("recording", recordings, "others of the same domain and labels", source.names),
             ("domain", find_other_scales(typical, np.zeros(len(typical))), "the others", arrangement.domains),
         )
         if len(found)

@@ -258,3 +258,24 @@ def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
             many = np.maximum((ratio > _OTHER_SCALE).mean(1), (ratio < 1 / _OTHER_SCALE).mean(1)) >= 0.5
             found.append(rows[many])
     return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+
+
+def outside_scales(rms: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Find recordings without labels on another scale than all labeled ones; fewer than three of these are not compared.
+
+    Args:
+        rms: (R, channels) root mean squares.
+        known: (L, channels) those of the labeled recordings.
+
+    Returns:
+        Sorted indices of the reported recordings.
+
+    Example:
+        >>> outside_scales(np.array([[0.5], [9.8], [90.0]]), np.array([[1.0], [9.8], [10.0]]))
+        array([2])
+    """
+    if len(known) < 3:
+        return np.empty(0, np.int64)
+    larger = (rms > _OTHER_SCALE * known.max(0)).mean(1) >= 0.5
+    smaller = (rms < known.min(0) / _OTHER_SCALE).mean(1) >= 0.5
+    return np.flatnonzero(larger | smaller)

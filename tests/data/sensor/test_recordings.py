@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -447,6 +448,18 @@ class TestBadInput:
         recordings, domains = sorted(found, reverse=True)
         assert recordings.startswith("1 recording(s) have values more than 4 times") and "q/3.csv" in recordings
         assert domains.startswith("1 domain(s) have values more than 4 times") and ": s." in domains
+
+    @pytest.mark.parametrize(("value", "count"), [(9.81, 0), (981.0, 1)])
+    def test_recordings_without_labels_may_be_of_any_label(self, value, count, tmp_path):
+        for take in range(16):  # rest is a tenth of the gesture
+            unlabeled, rest = take >= 8, take % 2
+            scale = value if take == 15 else 0.981 if rest else 9.81
+            write(tmp_path / "p" / f"{take}.csv", " " * 40 if unlabeled else "ab"[rest] * 40, value=scale)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            files(tmp_path).setup()
+        found = [str(warning.message) for warning in said if "4 times" in str(warning.message)]
+        assert len(found) == count and all("p/15.csv" in text for text in found)
 
 
 class TestRealData:
