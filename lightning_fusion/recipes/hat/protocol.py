@@ -211,7 +211,7 @@ class _HaT(Recipe):
         report.notes = [
             *left_out,
             *report.notes,
-            *hat_report.verdicts(report, further | plan.variants),
+            *hat_report.verdicts(report, further | plan.variants, plan.source_classes is None),
             *data_notes(self.data),
         ]
         report.notes.append(hat_report.rows_of_students(plan.student, further))

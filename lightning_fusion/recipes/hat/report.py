@@ -15,6 +15,8 @@ from lightning_fusion.recipes.report import Figures, Report, paired_gain
 _SELECTED = re.compile(r"average of \d+, selected")
 MAIN, LOCAL = "HaT", "local model, few labels"
 TUNED, ENSEMBLE = "best source, fine-tuned on the labels", "sources with a fitted teacher, kept"
+CONSTANT, OWN = "constant answer", "local model, all labels"
+_IMBALANCED = 0.8  # accuracy of a constant answer from which a note says that there is little above it (our choice)
 
 
 def groups_of(data: FusionDataModule) -> dict[str, str]:
@@ -80,12 +82,13 @@ def ranks(report: Report) -> list[str]:
     return [*lines, "", "Mean over targets; the true accuracy is that of the source on the target's test split."]
 
 
-def verdicts(report: Report, students: Iterable[str] = ()) -> list[str]:
-    """Return notes on methods that are better: simpler ones, and students of the same size.
+def verdicts(report: Report, students: Iterable[str] = (), all_classes: bool = True) -> list[str]:
+    """Return notes on methods that are better: simpler ones, and students of the same size; and on sources that are not.
 
     Args:
         report: The report.
         students: Names of the further students.
+        all_classes: Whether the sources were trained on all of their classes.
     """
     own = float(np.mean(report.values(MAIN)))
     local = float(np.mean(report.values(LOCAL)))
@@ -97,6 +100,17 @@ def verdicts(report: Report, students: Iterable[str] = ()) -> list[str]:
     for name in simple:
         if own < (value := float(np.mean(report.values(name)))) - 0.01:
             notes.append(f"{MAIN} ({own:.3f}) is below the {name} ({value:.3f}), which is simpler: use that model.")
+    known = {name: float(np.mean(report.values(name))) for name in (CONSTANT, OWN) if name in report.methods()}
+    if (constant := known.get(CONSTANT, 0.0)) >= _IMBALANCED:
+        notes.append(
+            f"A constant answer, the most frequent class of each target, has {constant:.3f}: accuracies say little of "
+            "the other classes."
+        )
+    if all_classes and known.get(OWN, local) < local - 0.01:
+        notes.append(
+            f"The {OWN} ({known[OWN]:.3f}), is below the one with few ({local:.3f}): it and the sources are trained for "
+            "too few steps; raise source_epochs."
+        )
     averages |= {name: float(np.mean(report.values(name))) for name in (ENSEMBLE,) if name in report.methods()}
     others = {name: float(np.mean(report.values(name))) for name in students if name in report.methods()}
     if others and own < others[best := max(others, key=lambda name: others[name])] - 0.01:

@@ -30,7 +30,7 @@ from lightning_fusion.hat.selection import select_sources
 from lightning_fusion.hat.start import source_weights
 from lightning_fusion.recipes.hat.ensembles import Ensemble, kept_members
 from lightning_fusion.recipes.hat.plan import AVERAGE, BEST, CORRUPTED, OF_SELECTION, OF_TARGET, STUDENT, STUDENTS, Plan
-from lightning_fusion.recipes.hat.report import ENSEMBLE, LOCAL, MAIN, TUNED, groups_of
+from lightning_fusion.recipes.hat.report import CONSTANT, ENSEMBLE, LOCAL, MAIN, OWN, TUNED, groups_of
 from lightning_fusion.recipes.inspection import draw, named, of_classes
 from lightning_fusion.recipes.seed_run import save_weights, stage_seed
 
@@ -120,7 +120,8 @@ class Target:
         self.right[AVERAGE] = (held[:, columns].mean(1).argmax(1) == wanted).astype(int).tolist()
         self.right[BEST] = (held[:, self.others.index(by_labels)].argmax(1) == wanted).astype(int).tolist()
         self._add(f"oracle selection among the {count}", "accuracy", oracle_selection(test[:, columns], truth).mean())
-        self._add("local model, all labels", "accuracy", own.mean())
+        self._add(OWN, "accuracy", own.mean())
+        self._add(CONSTANT, "accuracy", np.bincount(truth).max() / len(truth))
         for name, change in self.plan.variants.items():
             self._variant(name, change)
         self._selection_figures(selection, accuracy)

@@ -186,6 +186,7 @@ def test_every_row_that_was_promised_is_there(folder):
         *(f"teacher {name}, kept" for name in MEMBERS["all"]),
         "FoE on selected sources",
         "local model, all labels",
+        "constant answer",
     } <= found
     assert {f"average of 2, by {how}" for how in ("random", "statistics", "accuracy", "centroid")} <= found
     assert {"fixed alpha", "one source", "more labels", "more labels, local", f"{MAIN}, guarded"} <= found
@@ -214,6 +215,8 @@ def test_accuracies_of_the_sources_stand_by_class(folder):
         assert [row["label"] for row in rows] == motion().classes
         test = TargetDataModule(data, name, min_per_class=1).rows("test")
         truth = test[torch.arange(len(test))].target.numpy()
+        constant = value(results(folder)["rows"], "constant answer", name)
+        assert constant == max((truth == number).mean() for number in np.unique(truth))
         for place, source in enumerate(rows[0]["among"]):
             answer = probabilities(folder, source, test).argmax(1)
             for number, row in enumerate(rows):
@@ -447,6 +450,13 @@ def test_rejected(arguments, message, tmp_path):
         (
             {"HaT": 0.76, "local model, few labels": 0.7, "HaT, teacher uniform": 0.85, "HaT from scratch": 0.8},
             ["The student of the row HaT, teacher uniform (0.850) has the size of HaT's (0.760) and is better"],
+        ),
+        (
+            {"HaT": 0.96, "local model, few labels": 0.95, "constant answer": 0.94, "local model, all labels": 0.93},
+            [
+                "A constant answer, the most frequent class of each target, has 0.940",
+                "The local model, all labels (0.930), is below the one with few (0.950): it and the sources",
+            ],
         ),
     ],
 )
