@@ -122,7 +122,7 @@ class GenerativeExpertModule(TunableLearningRate, CheckedHooks, CheckedLoading, 
     def on_test_epoch_end(self) -> None:
         """Log ROUGE over all texts of all processes and loaders."""
         for name, value in self.rouge.compute().items():
-            self.log(f"test_{name}", value)
+            self.log(f"test_{name}", value, sync_dist=True)
         self.rouge.reset()
 
     def _evaluate(self, batch: Any, split: str) -> None:

@@ -412,12 +412,12 @@ class HaTJointModule(ExpertModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the teacher's accuracy, and of a mixer the dictionary's updates and the mean weight of each source."""
-        self.log("train_teacher_accuracy", self.teacher.knowledge.accuracy)
-        if self.fitted:
-            return
-        self.log("train_dictionary_updates", self.teacher.knowledge.updates.float())
-        for name, weight in self.source_weights.items():
-            self.log(f"train_expert_{module_key(name)}_weight", weight)
+        found = {"teacher_accuracy": self.teacher.knowledge.accuracy}
+        if not self.fitted:
+            found["dictionary_updates"] = self.teacher.knowledge.updates.float()
+            found |= {f"expert_{module_key(name)}_weight": weight for name, weight in self.source_weights.items()}
+        for name, value in found.items():
+            self.log(f"train_{name}", value, sync_dist=True)  # the same in all processes
 
     def _count(self, batch: Batch, split: str) -> Tensor:
         """Log the metrics of an expert, and ``teacher_accuracy``, of a fitted teacher in tests only: it is constant."""

@@ -1,6 +1,7 @@
 """What one or several processes do in ``test_processes.py``."""
 
 import json
+import warnings
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ def work(folder: Path, processes: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
+    warnings.filterwarnings("error", "It is recommended to use `self.log")  # values of one process alone
 
     def trainer(epochs: int = 1, **arguments: Any) -> Any:
         several = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}

@@ -1,5 +1,6 @@
 """One domain of a data module as a target domain with few labeled samples."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -230,6 +231,7 @@ class TargetDataModule(DataView):
             return super().val_dataloader()
         except EmptySplitError as error:
             rank_zero_info(f"no validation: {error}")
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # said by this line
             return []
 
 
