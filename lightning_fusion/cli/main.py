@@ -102,9 +102,11 @@ def _wrong_input(error: Exception) -> InputError | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lightning_fusion.cli.messages import error_of_trainer
+    from lightning_fusion.cli.messages import error_of_spawn, error_of_trainer
     from lightning_fusion.extras import missing_package, tracker_error
 
+    if found := error_of_spawn(error):
+        return found
     if isinstance(error, MisconfigurationException) or error_of_trainer(error):
         return InputError(f"trainer: {error}")
     if isinstance(error, OmegaConfBaseException):

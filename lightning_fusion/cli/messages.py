@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from traceback import walk_tb
 
 from lightning_fusion.cli.help import classes
@@ -61,6 +62,18 @@ def error_of_trainer(error: BaseException) -> bool:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
     return isinstance(error, ValueError | TypeError) and module.startswith(("lightning.pytorch.", "lightning.fabric."))
+
+
+def error_of_spawn(error: BaseException) -> InputError | None:
+    """Convert the error of a module or of data that cannot be pickled for the processes that a strategy spawns."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    if not any(Path(file).parts[-2:] == ("multiprocessing", "popen_spawn_posix.py") for file in files):
+        return None
+    reason = str(error).partition("\n")[0]
+    return InputError(
+        f"trainer.strategy: the processes that spawn starts get the module pickled, which fails ({reason}); set "
+        "trainer.strategy=ddp, whose processes build it themselves"
+    )
 
 
 def origin(error: BaseException | None) -> BaseException | None:

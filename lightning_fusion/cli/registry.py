@@ -125,7 +125,7 @@ def select(
 
 
 def _name_of(checkpoint: str, data: FusionDataModule) -> str:
-    """Return the name of a checkpoint's file; raise InputError for a name by Lightning, which all sources would have."""
+    """Return the name of a checkpoint's file; raise InputError for one by Lightning, which all sources would have."""
     stem = Path(checkpoint).stem
     if re.fullmatch(r"(epoch=\d+.*|last)(-v\d+)?", stem):
         example = (labeled_attribute(data, "own_domains") or ["site"])[0]

@@ -153,7 +153,10 @@ class Selection:
 
     def __rich__(self) -> Group:
         """Return the table and the ledger for ``rich.print``."""
-        rows = Table(title=f"Sources ranked by {self.rank_by} (a: statistics, c: centroids, accuracy: smoothed, r: score)", box=SIMPLE)
+        rows = Table(
+            title=f"Sources ranked by {self.rank_by} (a: statistics, c: centroids, accuracy: smoothed, r: score)",
+            box=SIMPLE,
+        )
         rows.collapse_padding, rows.pad_edge = True, False  # fits long names into eighty columns
         rows.add_column("source", overflow="fold")
         for heading in ("a", "coverage", "c", "s(c)", "accuracy", "r"):

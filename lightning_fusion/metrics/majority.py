@@ -50,9 +50,9 @@ class MajorityAccuracy(Metric):
 def chance_warning(accuracy: float, majority: float, num_samples: int) -> str | None:
     """Return a warning about a validation accuracy that is not significantly above chance; None for others.
 
-    The accuracy is compared with that of a constant answer by a one-sided test at 5 %. An accuracy with less than half of
-    the errors of the constant answer is above chance in any case: where few samples are of another class, no accuracy is
-    significantly above it.
+    The accuracy is compared with that of a constant answer by a one-sided test at 5 %. An accuracy with less than half
+    of the errors of the constant answer is above chance in any case: where few samples are of another class, no
+    accuracy is significantly above it.
 
     Args:
         accuracy: Accuracy of a model.

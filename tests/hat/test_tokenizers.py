@@ -90,7 +90,12 @@ def test_a_newcomer_reads_with_the_tokenizer_of_its_sources(registry, tmp_path):
     again = ExpertRegistry(registry.address)
     second = select_sources(again, same, 1, num_sources=2)
     assert not [one for one in again.ledger if one.file == "tokenizer.json" and one.source != "three"]
-    assert save_selection(second, same, tmp_path / "again") == ["pool.yaml", "data.yaml", "selection.json", "ledger.json"]
+    assert save_selection(second, same, tmp_path / "again") == [
+        "pool.yaml",
+        "data.yaml",
+        "selection.json",
+        "ledger.json",
+    ]
     assert yaml.safe_load((tmp_path / "again/data.yaml").read_text()) == {}  # the same commands with and without need
     expert = source(same.data, 3)  # a student is published with that tokenizer as well
     assert registry.tokenizer(registry.publish(expert, same, "student", network=NETWORK)) is not None

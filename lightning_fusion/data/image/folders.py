@@ -153,7 +153,8 @@ class ImageDataModule(ImageTreeDataModule, UndividedImageDataModule):
             )
         if {_SPLITS[name] for name in found} != {"train", "test"}:
             raise InputError(
-                f"root: {self.root} lacks a train or a test folder; expected {self.root}/<split>/<class>/*"
+                f"root: {self.root} lacks a train or a test folder; expected {self.root}/<split>/<class>/*; without "
+                f"test images use DomainImageDataModule and {self.root}/<domain>/<class>/*"
             )
         classes = sorted({file.label for file in files} - {""})
         for split in ("train", "test"):

@@ -317,8 +317,8 @@ def equal_timestamps(source: Source) -> list[str]:
 def other_scales(source: Source, arrangement: Arrangement) -> list[str]:
     """Return warnings about recordings, and domains, on a different scale than comparable ones.
 
-    The criterion is that of :func:`~.series.find_other_scales`. Recordings without any label are compared with the range
-    of the labeled ones of their domain, as their labels may be those of a large or of a small one.
+    The criterion is that of :func:`~.series.find_other_scales`. Recordings without any label are compared with the
+    range of the labeled ones of their domain, as they may be of any of these labels.
 
     Args:
         source: Source of the recordings.

@@ -261,7 +261,7 @@ def find_other_scales(rms: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 
 def outside_scales(rms: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Find recordings without labels on another scale than all labeled ones; fewer than three of these are not compared.
+    """Find recordings without labels on another scale than all labeled ones, of which there must be three.
 
     Args:
         rms: (R, channels) root mean squares.

@@ -83,7 +83,7 @@ def ranks(report: Report) -> list[str]:
 
 
 def verdicts(report: Report, students: Iterable[str] = (), all_classes: bool = True) -> list[str]:
-    """Return notes on methods that are better: simpler ones, and students of the same size; and on sources that are not.
+    """Return notes on better methods, simple ones and students of the same size, and on what makes the table useless.
 
     Args:
         report: The report.
@@ -108,8 +108,8 @@ def verdicts(report: Report, students: Iterable[str] = (), all_classes: bool = T
         )
     if all_classes and known.get(OWN, local) < local - 0.01:
         notes.append(
-            f"The {OWN} ({known[OWN]:.3f}), is below the one with few ({local:.3f}): it and the sources are trained for "
-            "too few steps; raise source_epochs."
+            f"The {OWN} ({known[OWN]:.3f}), is below the one with few ({local:.3f}): it and the sources are trained "
+            "for too few steps; raise source_epochs."
         )
     averages |= {name: float(np.mean(report.values(name))) for name in (ENSEMBLE,) if name in report.methods()}
     others = {name: float(np.mean(report.values(name))) for name in students if name in report.methods()}

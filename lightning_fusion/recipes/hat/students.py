@@ -95,9 +95,7 @@ def _build(plan: Plan, data: FusionDataModule, arguments: Mapping[str, Any]) -> 
         HaTJointModule(network, {"source": source}, **settings)
 
 
-def _draw(
-    data: FusionDataModule, targets: Sequence[str], seed: int, arguments: Mapping[str, Any], folds: bool
-) -> None:
+def _draw(data: FusionDataModule, targets: Sequence[str], seed: int, arguments: Mapping[str, Any], folds: bool) -> None:
     of_seed = data.variant(seed=seed)
     for name in targets:
         target = TargetDataModule(of_seed, name, seed=seed, **arguments)

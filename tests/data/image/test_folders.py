@@ -99,7 +99,7 @@ class TestSplitTree:
         ("folders", "message"),
         [
             (["train", "clinic"], r"the folder clinic .* names no split \(train, val.*use DomainImageDataModule"),
-            (["train"], "lacks a train or a test folder"),
+            (["train"], "lacks a train or a test folder; .*; without test images use DomainImageDataModule"),
             (["test"], "lacks a train or a test folder"),
         ],
     )

@@ -125,7 +125,9 @@ class TestFolds:
 
     def test_a_fold_leaves_two_classes_at_least(self):
         pair = target(labeled_per_class=1)
-        with pytest.raises(InputError, match=r"folds: the labeled samples of x are 1 of \w+, 1 of \w+; .*min_per_class"):
+        with pytest.raises(
+            InputError, match=r"folds: the labeled samples of x are 1 of \w+, 1 of \w+; .*min_per_class"
+        ):
             pair.folds(2)
         assert len(target(labeled_per_class=2).folds(2)) == 2
 

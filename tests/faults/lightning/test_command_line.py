@@ -1,5 +1,6 @@
 """Mistakes on the command line: each subcommand with each kind of mistake says what is wrong, and nothing is lost."""
 
+import multiprocessing
 import re
 import sys
 import traceback
@@ -11,9 +12,11 @@ import torch
 import yaml
 from helpers import tiny
 from helpers.command_line import CONFIGS, parse, read, refused, write_yaml
+from torch import nn
 
 from lightning_fusion import Expert
 from lightning_fusion.cli.main import main
+from lightning_fusion.cli.messages import error_of_spawn
 
 slow = pytest.mark.slow
 QUIET = ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
@@ -339,6 +342,15 @@ class TestProcesses:
             content = {"experts": pool, "data": {"class_path": "mine.Data"}, "output": "store"}
             args = ["collect", "-c", write_yaml(Path("pool.yaml"), content)]
         assert re.match(says, refused([*args, "--trainer.accelerator=cpu", option]))
+
+    def test_a_module_that_spawn_cannot_send_names_the_strategy_that_builds_it(self):
+        network = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+        with pytest.raises(RuntimeError) as caught:
+            multiprocessing.get_context("spawn").Process(target=print, args=(network,)).start()
+        assert re.match(
+            r"trainer\.strategy: .* pickled, .* set trainer\.strategy=ddp", str(error_of_spawn(caught.value))
+        )
+        assert error_of_spawn(RuntimeError("other")) is None
 
 
 class TestFilesOfAnotherKind:
