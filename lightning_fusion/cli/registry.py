@@ -92,7 +92,7 @@ def select(
         similarity: Similarity of the statistics.
         rank_by: Criterion of the rank; product is that of all parts, evidence weights them by the target's labels.
         exclude: Names of sources to exclude.
-        rename: Names of the target's classes for classes of the sources, such as {walking: WALK}.
+        rename: Classes of the sources and their names in the target, such as {walking: WALK}.
         seed: Seed of rank_by random.
         max_source_gb: Maximum size of the weights of a source.
         imports: Modules to import, which define networks of sources; those of the model of a configuration of 'fit'

@@ -72,7 +72,7 @@ def select_sources(
         statistics: (S,) statistics of the target, or a function of ``target`` that returns them. ``None`` (default)
             uses ``target.statistics()``.
         seed: Random seed of ``rank_by: random``.
-        rename: Names of the target's classes for classes of the sources, such as ``{"walking": "WALK"}``. A source in
+        rename: Classes of the sources and their names in the target, such as ``{"walking": "WALK"}``. A source in
             which two classes would have one name is not eligible.
 
     Raises:
@@ -164,6 +164,19 @@ class _Search:
 
     # ----------------------------------------------------------- stage 1: cards
 
+    def _check_rename(self) -> None:
+        """Reject names that rename gives to no class, such as those of a mapping in the other direction."""
+        theirs = list(dict.fromkeys(label for card in self.cards.values() for label in card.classes))
+        for what, names, known in (
+            ("sources", self.rename, theirs),
+            ("the target", self.rename.values(), self.classes),
+        ):
+            if other := sorted({canonical_label(name) for name in names} - set(known)):
+                raise InputError(
+                    f"rename: {shorten(other)} is no class of {what} ({shorten(known)}); give {{name in the sources: "
+                    "name in the target}"
+                )
+
     def read_cards(self, vector: Tensor, similarity: str, exclude: Sequence[str]) -> None:
         """Fill ``rows`` with eligibility and similarity of the statistics."""
         self.reader.stage, self.num_statistics = "statistics", len(vector)
@@ -174,6 +187,7 @@ class _Search:
                 f"registry: {self.reader.address} has no source that can be read{besides}; publish one, or correct the "
                 "address"
             )
+        self._check_rename()
         for name, card in self.cards.items():
             shared = self.shared(card)
             row = self.rows[name] = SelectionRow(name, coverage=len(shared) / len(self.classes))

@@ -650,6 +650,12 @@ def test_a_source_with_other_names_of_its_classes_is_read_by_those_of_the_target
     assert row.coverage == 1 and row.centroid_similarity == pytest.approx(1)
     with pytest.raises(InputError, match="two of its classes would be owl by rename"):
         select_sources(registry, target, statistics=[1.0, 1.0], rename={"Katze": "owl"})
+    with pytest.raises(
+        InputError, match=r"rename: cat is no class of sources \(Katze, .*; give \{name in the sources: "
+    ):
+        select_sources(registry, target, statistics=[1.0, 1.0], rename={"cat": "Katze"})
+    with pytest.raises(InputError, match=r"rename: Kuh is no class of the target \(cat, "):
+        select_sources(registry, target, statistics=[1.0, 1.0], rename={"Katze": "Kuh"})
 
 
 def test_a_source_that_reads_other_channels_is_named_by_its_card():
