@@ -2,6 +2,7 @@
 
 import copy
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal
@@ -75,7 +76,14 @@ def describe_source(
     vector = statistics_of(data, statistics)
     metadata = {key: getattr(expert, key) for key in EXPERT_METADATA}
     metadata["classes"] = network_classes(expert)
-    metadata["domains"] = metadata["domains"] or getattr(data, "own_domains", None) or data.domains or None
+    described = getattr(data, "own_domains", None) or data.domains or None
+    metadata["domains"] = metadata["domains"] or described
+    if described and not set(described) & set(metadata["domains"]):
+        warnings.warn(
+            f"{name} was trained on {shorten(metadata['domains'])}, and its statistics and class means are those of "
+            f"{shorten(described)}: publish it with the data of its training",
+            stacklevel=4,
+        )
     where = f"the description of {name}"
     exact, state = None, given.state_dict()
     check_tensors(state, f"expert: the network of {name}")

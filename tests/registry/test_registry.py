@@ -6,6 +6,7 @@ import pickle
 import socket
 import sys
 import uuid
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,16 @@ class TestPublished:
         assert card.fingerprint == given.fingerprint
         assert card.network == {"class_path": "helpers.tiny.Net", "init_args": {"hidden": 7}}
         assert card.preprocessing == registry.load("site_a").preprocessing == {"mean": [0.5, 1.0]}
+
+    @pytest.mark.parametrize(("trained", "count"), [("there", 1), ("here", 0)])
+    def test_data_of_another_domain_than_the_training_are_reported(self, trained, count, registry):
+        given, known = registry_sources.expert(domains=[trained]), registry_sources.data()
+        known.own_domains = ["here"]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            registry.publish(given, known, "a", statistics=[1.0], network=partial(tiny.Net, hidden=5))
+        found = [str(one.message) for one in said]
+        assert [text.startswith("a was trained on there, and its statistics") for text in found] == [True] * count
 
     def test_centroids_are_means_of_the_representation_by_class(self, registry):
         given = registry_sources.publish(registry, "site_a")
