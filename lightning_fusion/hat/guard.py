@@ -33,8 +33,9 @@ class Guard:
     def choice(self) -> str:
         """Select the student, unless another answer is better by more than one standard error of the difference.
 
-        The student costs as little as the local model, and less than the ensemble. Of two better answers, the one with
-        the higher accuracy is selected, the local model if they are equal.
+        A single sample is never enough: its difference is one standard error, up to rounding. The student costs as
+        little as the local model, and less than the ensemble. Of two better answers, the one with the higher accuracy
+        is selected, the local model if they are equal.
 
         Example:
             >>> error = {"local": 0.06, "ensemble": 0.02}
@@ -42,7 +43,7 @@ class Guard:
             'ensemble'
         """
         own = self.accuracy["student"]
-        better = [name for name in OTHERS if self.accuracy[name] - own > self.standard_error[name]]
+        better = [name for name in OTHERS if self.accuracy[name] - own > (1 + 1e-9) * self.standard_error[name]]
         return max(better, key=lambda name: self.accuracy[name], default="student")
 
     def __str__(self) -> str:

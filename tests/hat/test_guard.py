@@ -53,6 +53,17 @@ def test_a_tie_within_the_error_keeps_the_student():
     assert only.choice == "student"  # a single row proves nothing
 
 
+def test_one_sample_is_never_enough_and_two_are():
+    """Its difference is the standard error: rounding would decide."""
+    for count in range(5, 60):
+        rows = torch.arange(count)
+        chosen = [
+            Guard.of_rows({"student": rows < count - more, "local": rows < 3, "ensemble": rows >= 0}).choice
+            for more in (1, 2)
+        ]
+        assert chosen == ["student", "ensemble"]
+
+
 @pytest.mark.slow
 def test_all_learn_from_the_same_labels_and_are_judged_by_the_others():
     """Real trainings of two folds; each answer's accuracy is that of models fitted again by hand."""
