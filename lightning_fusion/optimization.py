@@ -70,23 +70,18 @@ def build_optimizer(
             optimizer or schedule, or if the optimizer's eps is 0 in the precision of the weights.
     """
     _without_device_queries()
-    half = any(weight.dtype == torch.float16 for weight in module.parameters())
     chosen = (
-        _made(optimizer, parameters, "optimizer")
+        made_by(optimizer, parameters, "optimizer")
         if optimizer
-        else _default_optimizer(parameters, eps=1e-4 if half else 1e-8)
+        else _default_optimizer(parameters, eps=default_eps(module.parameters()))
     )
     rate: float | None = getattr(module, "_lr", None)
     for group in chosen.param_groups:
         if rate is not None:
             group["lr"] = rate
-        if any(weight.dtype == torch.float16 for weight in group["params"]) and 0 < group.get("eps", 1) < _LEAST_HALF:
-            raise InputError(
-                f"optimizer: eps of {type(chosen).__name__} is {group['eps']}, which is 0 in float16, so that weights "
-                "become NaN; set eps to 1e-4, or trainer.precision to 16-mixed or bf16-true"
-            )
+    check_eps(chosen, "optimizer")
     if scheduler is not None:
-        schedule = _made(scheduler, chosen, "scheduler")
+        schedule = made_by(scheduler, chosen, "scheduler")
         how: dict[str, Any] = {"scheduler": schedule, "interval": interval}
         if hasattr(schedule, "monitor"):  # Lightning's ReduceLROnPlateau names its monitored metric
             how["monitor"] = schedule.monitor
@@ -98,8 +93,42 @@ def build_optimizer(
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _made(make: Callable[[Any], _T], of: Any, what: str) -> _T:
-    """Return an optimizer or schedule; an argument that torch rejects is named."""
+def default_eps(weights: Iterable[Tensor]) -> float:
+    """Return eps of a default optimizer: torch's 1e-8 is 0 in float16."""
+    return 1e-4 if any(weight.dtype == torch.float16 for weight in weights) else 1e-8
+
+
+def check_eps(optimizer: torch.optim.Optimizer, what: str) -> None:
+    """Raise InputError if the eps of an optimizer is 0 in the precision of its weights.
+
+    Args:
+        optimizer: Any optimizer.
+        what: Name of the argument that it is from, for the message.
+    """
+    for group in optimizer.param_groups:
+        if any(weight.dtype == torch.float16 for weight in group["params"]) and 0 < group.get("eps", 1) < _LEAST_HALF:
+            raise InputError(
+                f"{what}: eps of {type(optimizer).__name__} is {group['eps']}, which is 0 in float16, so that weights "
+                "become NaN; set eps to 1e-4, or trainer.precision to 16-mixed or bf16-true"
+            )
+
+
+def made_by(make: Callable[[Any], _T], of: Any, what: str) -> _T:
+    """Return an optimizer or schedule; an argument that torch rejects is named.
+
+    Args:
+        make: Function or class.
+        of: Its argument: weights, or an optimizer.
+        what: Name of the argument that ``make`` is, for the message.
+
+    Raises:
+        InputError: If it is no function, or torch rejects an argument.
+    """
+    if not callable(make):
+        raise InputError(
+            f"{what}: found an instance of {type(make).__name__}; give its class, such as "
+            "functools.partial(torch.optim.Adam, lr=1e-3)"
+        )
     try:
         return make(of)
     except ValueError as error:

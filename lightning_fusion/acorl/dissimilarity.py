@@ -4,7 +4,10 @@ The paper does not specify D; all of these are our choice. Each needs its own st
 gradients differ by orders of magnitude. They are computed in float32, also under autocast.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +52,22 @@ class Dissimilarity(nn.Module, ABC):
         """Compute what the new model maximizes where projections are trained apart: the same, unless ``bounded``."""
         return self(projected, representation, target)  # type: ignore[no-any-return]  # nn.Module
 
-    def r2(self, value: Tensor) -> Tensor | None:
-        """Return the fraction of the variance that a projection of this dissimilarity explains, if it is one."""
+    def r2(self, value: Tensor, representation: Tensor, target: Tensor) -> Tensor | None:
+        """Return the fraction of the variance in a batch that a projection explains, where D is an error.
+
+        Args:
+            value: The mean dissimilarity of the batch.
+            representation: (B, D) the frozen model's.
+            target: (B,) classes, or (B, C) fractions of classes.
+
+        Returns:
+            A scalar, NaN for a batch in which nothing varies; ``None`` for other kinds of dissimilarity.
+        """
         return None
+
+    def compares(self) -> bool:
+        """Return whether the training batches so far have left anything to predict."""
+        return True
 
     @torch.no_grad()
     def update(self, representation: Tensor, target: Tensor) -> None:
@@ -129,10 +145,15 @@ class RunningMeans(Dissimilarity):
         representation = representation.to(torch.float64)
         self._add(representation, self._fractions(representation, target))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, value in kept.items():  # not in half precision, which cannot count to 1000
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
     def _add(self, representation: Tensor, fractions: Tensor) -> None:
         new = _over_processes(torch.cat([fractions.T @ representation, fractions.sum(0)[:, None]], dim=1))
-        if self.total.dtype != torch.float64:  # cast by a run in true half precision, which cannot count to 1000
-            self.total, self.count = self.total.to(torch.float64), self.count.to(torch.float64)
         self.total += new[:, :-1]
         self.count += new[:, -1:]
 
@@ -174,9 +195,10 @@ class ClassCenteredCosine(CenteredCosine):
 class StandardizedResidualMSE(RunningMeans):
     """Mean of (z - r)^2, r = (v - mean of v in the sample's class) / standard deviation within classes: the default.
 
-    Each component of r has variance 1 over the samples, so predicting the mean of the class scores 1, and 1 minus the
-    value is the R2 of the projection. Few samples in which two cues disagree have large residuals, which a squared
-    error counts and a cosine does not. Components of v that do not vary are left out.
+    Each component of r has variance 1 over the labeled samples, so predicting the mean of the class scores 1 on average
+    over batches. Few samples in which two cues disagree have large residuals, which a squared error counts and a cosine
+    does not. Components of v that do not vary are left out; where none does, as with a single sample of each class,
+    there is nothing to predict.
 
     Args:
         num_features: D.
@@ -207,18 +229,26 @@ class StandardizedResidualMSE(RunningMeans):
         super()._add(representation, fractions)
         self._compared = None
         counted = fractions.sum(1) > 0  # samples with a label
-        self.squares = self.squares.to(torch.float64) + _over_processes(representation[counted].square().sum(0))
+        self.squares += _over_processes(representation[counted].square().sum(0))
 
     def deviation(self) -> Tensor:
         """Return the standard deviation of v around its means, (D,), in float32.
 
-        It is 0 for components that do not vary, and 1 while none does, as with a single sample of each class.
+        It is 0 for components that do not vary, and 1 while none does.
         """
+        found = self._spread()
+        return torch.where((found == 0).all(), torch.ones_like(found), found)
+
+    def compares(self) -> bool:
+        """Return whether a component varies within the classes."""
+        return bool(self._spread().any())
+
+    def _spread(self) -> Tensor:
+        """(D,) standard deviation of v around its means, 0 for components that do not vary."""
         explained = (self.total.square() / self.count.clamp_min(1e-12)).sum(0)
         variance = ((self.squares - explained) / self.count.sum().clamp_min(1e-12)).clamp_min(0)
         least = 1e-10 * self.squares / self.count.sum().clamp_min(1e-12)  # rounding of float32 representations
-        found = torch.where(variance > least, variance, 0).sqrt().float()
-        return torch.where((found == 0).all(), torch.ones_like(found), found)
+        return torch.where(variance > least, variance, 0).sqrt().float()
 
     def standardized(self, representation: Tensor, target: Tensor) -> Tensor:
         """Return r, (B, D); 0 in components that do not vary."""
@@ -239,9 +269,12 @@ class StandardizedResidualMSE(RunningMeans):
         """At least 0; 1 for the mean of the class."""
         return self._errors(projected, representation, target)[0].mean()
 
-    def r2(self, value: Tensor) -> Tensor:
-        """Return 1 minus the error, 0 for the mean of the class."""
-        return 1 - value
+    def r2(self, value: Tensor, representation: Tensor, target: Tensor) -> Tensor:
+        """Return 1 minus the error divided by that of the mean of the class."""
+        r = representation.float()
+        return (
+            1 - value / self._errors(torch.zeros_like(r), r, target)[1].mean() if self.compares() else value * math.nan
+        )
 
     def bound(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Compute the mean of the smaller error of each sample, where ``bounded``."""

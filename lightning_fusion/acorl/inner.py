@@ -1,11 +1,16 @@
 """Training of ACoRL's projections apart from the network: several steps for each batch."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_fusion.acorl.projection import Adversary
+from lightning_fusion.errors import InputError
+from lightning_fusion.optimization import check_eps, default_eps, made_by
 
 
 class InnerSteps:
@@ -19,7 +24,11 @@ class InnerSteps:
     Args:
         adversary: The projections, on the device of the training.
         steps: Steps for each batch.
-        optimizer: Called with the projections' weights. ``None`` (default) uses Adam with learning rate 3e-3.
+        optimizer: Called with the projections' weights. ``None`` (default) uses Adam with learning rate 3e-3, and with
+            eps 1e-4 where weights are in float16.
+
+    Raises:
+        InputError: If the projections have no weights, or the optimizer does not suit.
     """
 
     def __init__(
@@ -30,10 +39,36 @@ class InnerSteps:
     ) -> None:
         self.adversary, self.steps = adversary, steps
         self._weights = list(adversary.projections.parameters())
-        if optimizer is not None:
-            self.optimizer: torch.optim.Optimizer = optimizer(self._weights)
-        else:
-            self.optimizer = torch.optim.Adam(self._weights, lr=3e-3)
+        if not self._weights:
+            raise InputError("projection: found no weights, so that steps of their own train nothing; give it a layer")
+        chosen = optimizer or partial(torch.optim.Adam, lr=3e-3, eps=default_eps(self._weights))
+        self.optimizer = made_by(chosen, self._weights, "adversary_optimizer")
+        kind = type(self.optimizer).__name__
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise InputError(f"adversary_optimizer: it returned a {kind}; expected an optimizer of torch")
+        if inspect.signature(self.optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+            raise InputError(
+                f"adversary_optimizer: {kind} computes its loss several times in a step; use another, as Adam"
+            )
+        check_eps(self.optimizer, "adversary_optimizer")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer, with the name of its class."""
+        return self.optimizer.state_dict() | {"kind": type(self.optimizer).__name__}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of the optimizer.
+
+        Raises:
+            InputError: If it is that of another class.
+        """
+        kind = type(self.optimizer).__name__
+        if state.get("kind", kind) != kind:
+            raise InputError(
+                f"adversary_optimizer is {kind}; the checkpoint is of a run with {state['kind']}: continue with its "
+                "settings, or start anew"
+            )
+        self.optimizer.load_state_dict({name: value for name, value in state.items() if name != "kind"})
 
     def __call__(self, z: Tensor, representations: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         """Train on one batch; the gradients of the last step stay in the weights.

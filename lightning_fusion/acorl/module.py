@@ -112,10 +112,15 @@ class ACoRLModule(ExpertModule):
             raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
-        if adversary_steps < 0:
-            raise InputError(f"adversary_steps is {adversary_steps}; expected at least 0, joint training")
+        if isinstance(adversary_steps, bool) or not isinstance(adversary_steps, int) or adversary_steps < 0:
+            raise InputError(f"adversary_steps is {adversary_steps!r}; expected a number of at least 0, joint training")
+        if not isinstance(layer_norm, bool):
+            raise InputError(f"layer_norm is {layer_norm!r}; expected true or false")
         if adversary_optimizer is not None and not adversary_steps:
-            raise InputError("adversary_optimizer: with adversary_steps 0 the network's optimizer trains projections")
+            raise InputError(
+                "adversary_optimizer: with adversary_steps 0 the network's optimizer trains the projections; set "
+                "adversary_optimizer to null"
+            )
         self.pool = ExpertPool.of(given, self.classes)
         check_representations(self.network, features, self.pool)
         self.pool.convert_from(self.preprocessing)
@@ -214,7 +219,7 @@ class ACoRLModule(ExpertModule):
         loss: Tensor = task + adversarial if penalty is None else task + adversarial + penalty
         log_train(self, {"loss": loss}, batch)
         if seen:
-            explained = self._explained(before or found)
+            explained = self._explained(before or found, representations, target)
             parts: dict[str, Tensor | float] = {"task_loss": task, "adversarial_loss": adversarial, "lambda": strength}
             parts |= {} if penalty is None else {"diversity_loss": penalty}
             for name, value in found.items():
@@ -224,10 +229,15 @@ class ACoRLModule(ExpertModule):
             log_train(self, parts, batch)
         return loss
 
-    def _explained(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _explained(
+        self, losses: Mapping[str, Tensor], representations: Mapping[str, Tensor], target: Tensor
+    ) -> dict[str, Tensor]:
         """R2 of each projection whose dissimilarity has one."""
         assert self.adversary is not None
-        found = {name: self.adversary.measure_of(name).r2(value) for name, value in losses.items()}
+        found = {
+            name: self.adversary.measure_of(name).r2(value, representations[name], target)
+            for name, value in losses.items()
+        }
         return {name: value for name, value in found.items() if value is not None}
 
     def _experts(self, input: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -268,7 +278,16 @@ class ACoRLModule(ExpertModule):
                 self._learns[name] = self._learns.get(name, False) or learns
 
     def on_train_epoch_end(self) -> None:
-        """Warn if a projection has stopped learning; the models are then no longer made dissimilar."""
+        """Warn if a projection has stopped learning or has nothing to learn: the models are not made dissimilar."""
+        assert self.adversary is not None
+        for name in [name for name in self.pool.names if not self.adversary.measure_of(name).compares()]:
+            if name not in self._warned:
+                self._warned.add(name)
+                rank_zero_warn(
+                    f"the representation of expert {name} does not vary within the classes of the training samples, so "
+                    "the new model is not made dissimilar; name another layer as its features, or set conditional of "
+                    "dissimilarity to false"
+                )
         for name in [name for name, learns in self._learns.items() if not learns and name not in self._warned]:
             self._warned.add(name)
             rank_zero_warn(
@@ -309,6 +328,7 @@ class ACoRLModule(ExpertModule):
 
     def prepare_fit(self) -> None:
         """Determine the sizes of all representations from one training batch, and create the projections."""
+        self._inner = self._inner_state = None  # of a run before
         self._connect("fit")
         self._probe = first_rows(self)
         labeled = self._probe.target[self._probe.target != UNLABELED]
@@ -344,24 +364,47 @@ class ACoRLModule(ExpertModule):
         if self.adversary_steps:
             self.adversary.requires_grad_(False)  # but in their own steps
 
+    def begin_fit(self) -> None:
+        """Create the optimizer of the projections' own steps, before callbacks that try learning rates."""
+        expect_eval_mode(self, [self.pool])
+        if self.adversary_steps and self.adversary is not None:
+            self._inner = InnerSteps(self.adversary, self.adversary_steps, self._adversary_optimizer)
+            if self._inner_state is not None:
+                self._inner.load_state_dict(self._inner_state)
+        self._inner_state = None
+
     def on_fit_start(self) -> None:
         """Check that the training has an end and that the reversed gradient reaches the network."""
-        expect_eval_mode(self, [self.pool])
+        if not EarlyParts.installed(self):
+            self.begin_fit()
         if self._probe is None:
             raise InputError(f"{type(self).__name__}: setup() does not call super().setup(stage); add it")
         self._steps = self.ramp_steps if self.ramp_steps is not None else self.trainer.estimated_stepping_batches
         if math.isinf(self._steps):
             raise InputError("schedule: a run without an end has no progress; set ramp_steps, or trainer.max_epochs")
-        assert self.adversary is not None
-        if self.adversary_steps:
-            self._inner = InnerSteps(self.adversary, self.adversary_steps, self._adversary_optimizer)
-            if self._inner_state is not None:
-                self._inner.optimizer.load_state_dict(self._inner_state)
-                self._inner_state = None
+        self._check_optimizers()
         if not self._is_control:
             probe = move_data_to_device(self._probe, self.device)
             self._check_reversal(self.trainer.precision_plugin.convert_input(probe))
         self._probe = None
+
+    def _check_optimizers(self) -> None:
+        """Check which optimizers of a subclass train the projections."""
+        assert self.adversary is not None
+        trained = {
+            id(weight) for each in self.trainer.optimizers for group in each.param_groups for weight in group["params"]
+        }
+        own = [id(weight) in trained for weight in self.adversary.projections.parameters()]
+        if self.adversary_steps and any(own):
+            raise InputError(
+                f"configure_optimizers: the projections have {self.adversary_steps} steps of their own for each batch: "
+                "give the optimizer the weights of the network alone, self.network.parameters()"
+            )
+        if not self.adversary_steps and own and not all(own):
+            raise InputError(
+                "configure_optimizers: with adversary_steps 0 the projections are trained jointly: give an optimizer "
+                "self.adversary.parameters() too"
+            )
 
     def _check_reversal(self, batch: Batch) -> None:
         """Check the gradients of one batch at strength 1, since lambda starts at 0; no state is changed."""
@@ -442,13 +485,15 @@ class ACoRLModule(ExpertModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the expert's metadata and the names of the frozen experts, without their weights."""
         super().on_save_checkpoint(checkpoint)
-        store_experts(checkpoint, self.pool.metadata(), weights=False)
+        store_experts(checkpoint, self.pool.origin(), weights=False)
         if self.adversary is None:
             return
         if "optimizer_states" in checkpoint:
-            checkpoint["representations"] = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
-            if self._inner is not None:
-                checkpoint["adversary_optimizer"] = self._inner.optimizer.state_dict()
+            sizes = {"own": self.adversary.num_features, "experts": self.adversary.sizes}
+            checkpoint["representations"] = sizes | {"layer_norm": self._layer_norm}
+            if self.adversary_steps:
+                state = self._inner_state if self._inner is None else self._inner.state_dict()
+                checkpoint["adversary_optimizer"] = state  # None before the first step
         else:  # weights-only files are not resumed: a chain of N members takes O(N) disk, not O(N^2)
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: state[name] for name in state if not name.startswith(_ADVERSARY)}
@@ -458,8 +503,11 @@ class ACoRLModule(ExpertModule):
         super().on_load_checkpoint(checkpoint)
         sizes = checkpoint.get("representations")
         self._inner_state = checkpoint.get("adversary_optimizer")
-        if sizes is not None and (self._inner_state is None) == bool(self.adversary_steps):
-            other = "projections trained jointly" if self._inner_state is None else "steps of their own"
+        if self._inner is not None and self._inner_state is not None:  # in a run, after a learning rate was tried
+            self._inner.load_state_dict(self._inner_state)
+        joint = "adversary_optimizer" not in checkpoint
+        if sizes is not None and joint == bool(self.adversary_steps):
+            other = "projections trained jointly" if joint else "steps of their own"
             raise InputError(
                 f"adversary_steps is {self.adversary_steps}; the checkpoint is of a run with {other}: continue with its"
                 " settings, or start anew"
@@ -468,8 +516,21 @@ class ACoRLModule(ExpertModule):
             raise InputError(
                 f"experts: the model was trained against {shorten(sizes['experts'])}; found {shorten(self.pool.names)}"
             )
+        if sizes is not None and sizes.get("layer_norm", self._layer_norm) != self._layer_norm:
+            raise InputError(
+                f"layer_norm is {self._layer_norm}; the checkpoint is of a run with {not self._layer_norm}: continue "
+                "with its settings, or start anew"
+            )
         if sizes is not None and self.adversary is None:
             self._build(sizes["own"], sizes["experts"])
+        if sizes is not None and self.adversary is not None:
+            shapes = {f"{_ADVERSARY}{name}": value.shape for name, value in self.adversary.state_dict().items()}
+            state = checkpoint["state_dict"]
+            if shapes != {name: value.shape for name, value in state.items() if name.startswith(_ADVERSARY)}:
+                raise InputError(
+                    "projection, dissimilarity: the checkpoint has projections of other sizes or another "
+                    "dissimilarity: continue with its settings, or start anew"
+                )
         if sizes is None and self.adversary is not None:  # a file without projections keeps the current ones
             own = self.adversary.state_dict()
             checkpoint["state_dict"] |= {f"{_ADVERSARY}{name}": value for name, value in own.items()}

@@ -62,7 +62,8 @@ class Adversary(nn.Module):
             :class:`ProjectionMLP`.
         dissimilarity: Called as ``dissimilarity(size of v_k, C)``. ``None`` (default) uses
             :class:`~lightning_fusion.acorl.dissimilarity.StandardizedResidualMSE`.
-        layer_norm: Normalize z before the projections, so that the new model gains nothing by its scale.
+        layer_norm: Normalize z before the projections, so that the new model gains nothing by its scale; for z of size
+            3 or more.
         apart: Whether the projections are trained apart, by :meth:`losses`, and not by the reversed loss itself.
 
     Example:
@@ -89,8 +90,13 @@ class Adversary(nn.Module):
         self.layer_norm, self.apart = layer_norm, apart
         project, compare = projection or ProjectionMLP, dissimilarity or StandardizedResidualMSE
         for what, made in (("projection", project), ("dissimilarity", compare)):
-            if isinstance(made, nn.Module):
+            if isinstance(made, nn.Module) or not callable(made):
                 raise InputError(f"{what}: found an instance of {type(made).__name__}; give its class")
+        if layer_norm and num_features < 3:
+            raise InputError(
+                f"layer_norm: normalizing a representation of size {num_features} leaves its sign at most; set "
+                "layer_norm to false"
+            )
         self.dissimilarities = NamedModules({name: compare(size, num_classes) for name, size in members.items()})
         for measure in self.dissimilarities.values():
             if not isinstance(measure, Dissimilarity):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -178,6 +178,7 @@ class ExpertPool(nn.Module):
 
     def __init__(self, experts: Mapping[str, Expert], classes: Sequence[str] | None = None) -> None:
         super().__init__()
+        self._origin: dict[str, dict[str, Any]] | None = None
         if not isinstance(experts, Mapping):
             raise InputError(f"experts: found a {type(experts).__name__}; name each one, as in {{'first': expert}}")
         if not experts:
@@ -263,6 +264,16 @@ class ExpertPool(nn.Module):
                 found[name]["fingerprint"] = named_fingerprint(expert, name)
         return found
 
+    def origin(self) -> dict[str, dict[str, Any]]:
+        """Return the metadata of the experts as they were given, before a run converted them to its precision."""
+        return self.metadata() if self._origin is None else self._origin
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kinds = {weight.dtype for weight in self.parameters()}
+        if self._origin is None and any(fn(torch.empty(0, dtype=kind)).dtype != kind for kind in kinds):
+            self._origin = self.metadata()
+        return super()._apply(fn, recurse)
+
     def forward(self, input: Any) -> dict[str, Tensor]:
         """Run every expert: (B, C_k) probabilities by name, checked.
 
@@ -341,7 +352,7 @@ def restore_experts(checkpoint: dict[str, Any], pool: ExpertPool) -> None:
     state = checkpoint["state_dict"]
     stored = {name for name in state if name.startswith(POOL)}
     if not stored:
-        check_same_experts(checkpoint.get("experts") or {}, pool.metadata())
+        check_same_experts(checkpoint.get("experts") or {}, pool.origin())
     own = {f"{POOL}{name}": value for name, value in pool.state_dict().items()}
     state.update({name: value for name, value in own.items() if name not in stored})
 

@@ -24,7 +24,7 @@ def store_teacher(checkpoint: dict[str, Any], pool: ExpertPool, teacher: Teacher
         pool: The sources.
         teacher: The teacher; ``None`` before a training.
     """
-    store_experts(checkpoint, pool.metadata(), weights=False)
+    store_experts(checkpoint, pool.origin(), weights=False)
     if "optimizer_states" in checkpoint and teacher is not None:
         checkpoint["sources"] = teacher.sizes
         checkpoint["teacher"] = getattr(teacher, "chosen", None)

@@ -113,11 +113,28 @@ class TestResiduals:
         np.testing.assert_allclose(measure.standardized(v, target).numpy(), expected, rtol=1e-4, atol=1e-5)
 
     def test_the_mean_of_the_class_explains_nothing_and_r_itself_everything(self):
-        measure, v = StandardizedResidualMSE(4, 3), vectors(1)
-        measure.update(v, TARGET)
-        r = measure.standardized(v, TARGET)
-        assert float(measure.r2(measure(torch.zeros_like(r), v, TARGET))) == pytest.approx(0, abs=1e-6)
-        assert float(measure.r2(measure(r, v, TARGET))) == pytest.approx(1)
+        """In every batch, whatever the variance of the others, and whatever the targets."""
+        soft = torch.rand(7, 3).softmax(1)
+        for target in (TARGET, soft, TARGET.where(TARGET > 0, -100)):
+            measure, v = StandardizedResidualMSE(4, 3), vectors(1)
+            measure.update(v, target)
+            measure.update(vectors(2) * 5, target)
+            r = measure.standardized(v, target)
+            assert float(measure.r2(measure(torch.zeros_like(r), v, target), v, target)) == pytest.approx(0, abs=1e-6)
+            assert float(measure.r2(measure(r, v, target), v, target)) == pytest.approx(1)
+            error, own = ((r / 2 - r) ** 2).sum(), (r**2).sum()
+            assert float(measure.r2(measure(r / 2, v, target), v, target)) == pytest.approx(float(1 - error / own))
+
+    def test_a_single_sample_of_each_class_leaves_nothing_to_predict(self):
+        measure, v, target = StandardizedResidualMSE(4, 7), vectors(1), torch.arange(7)
+        measure.update(v, target)
+        assert not measure.compares() and measure.r2(measure(v, v, target), v, target).isnan()
+        measure.update(vectors(2), target)
+        assert measure.compares()
+
+    def test_counts_are_not_cast(self):
+        measure = StandardizedResidualMSE(4, 3).to(torch.float16).to(torch.bfloat16)
+        assert {value.dtype for value in measure.buffers()} == {torch.float64}
 
     def test_no_gradient_where_the_mean_is_nearer(self):
         measure, v = StandardizedResidualMSE(4, 3), vectors(1)

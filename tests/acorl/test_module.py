@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import tiny
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from thirdparty.acorl import Weighted
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_fusion import ACoRLModule, Expert, ExpertModule
 from lightning_fusion.acorl.arguments import PAPER
-from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError
+from lightning_fusion.acorl.dissimilarity import Dissimilarity, MeanSquaredError, StandardizedResidualMSE
 from lightning_fusion.acorl.diversity import ErrorDiversity, ErrorReweighting
 from lightning_fusion.data.tensors import TensorDataModule
 from lightning_fusion.encoders import SmallConvNet
@@ -228,12 +228,13 @@ class TestStep:
         assert all(weight.dtype == torch.float32 for weight in half.adversary.parameters())
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+    @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
     def test_in_another_precision_throughout(self, precision):
         made = module(schedule=Constant(0.5), **INNER)
         fit(made, 12, precision=precision)
         weights = made.network.head.weight
-        assert weights.dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+        kinds = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+        assert weights.dtype == kinds[precision]
         assert all(weight.isfinite().all() for weight in made.network.parameters())
         assert float(made.adversary.dissimilarities["a"].count.sum()) == 12 * tiny.ROWS["train"]
 
@@ -491,8 +492,14 @@ class TestChecks:
         [
             ({"features": "bod"}, r"the network has no layer 'bod'; its layers: body.*head"),
             ({"ramp_steps": 0}, "ramp_steps is 0"),
-            ({"adversary_steps": -1}, "adversary_steps is -1; expected at least 0"),
-            (PAPER | {"adversary_optimizer": SGD}, "adversary_optimizer: with adversary_steps 0"),
+            ({"adversary_steps": True}, "adversary_steps is True; expected a number of at least 0"),
+            ({"adversary_steps": 2.5}, "adversary_steps is 2.5; expected a number of at least 0"),
+            ({"layer_norm": "false"}, "layer_norm is 'false'; expected true or false"),
+            ({"adversary_steps": -1}, "adversary_steps is -1; expected a number of at least 0"),
+            (
+                PAPER | {"adversary_optimizer": SGD},
+                "adversary_optimizer: with adversary_steps 0 .*; set adversary_optimizer to null",
+            ),
             ({"diversity": ["ErrorDiversity"]}, "diversity: found 'ErrorDiversity'; expected terms such as"),
             (
                 {"diversity": [ErrorReweighting()], "loss": Own()},
@@ -534,6 +541,15 @@ class TestChecks:
                 {"dissimilarity": MeanSquaredError(5, 3)},
                 "found an instance of MeanSquaredError; give its class",
             ),
+            ({"dissimilarity": "CenteredCosine"}, "dissimilarity: found an instance of str; give its class"),
+            ({"projection": lambda a, b: nn.Identity()}, "projection: found no weights, so that steps of their own"),
+            ({"network": partial(tiny.Net, hidden=1)}, "layer_norm: normalizing a representation of size 1 leaves"),
+            ({"network": partial(tiny.Net, hidden=2)}, "size 2 leaves its sign at most; set layer_norm to false"),
+            ({"adversary_optimizer": "adam"}, "adversary_optimizer: found an instance of str; give its class, such as"),
+            ({"adversary_optimizer": partial(torch.optim.Adam, lr=-1.0)}, "adversary_optimizer: Invalid learning rate"),
+            ({"adversary_optimizer": torch.optim.LBFGS}, "adversary_optimizer: LBFGS computes its loss several times"),
+            ({"adversary_optimizer": lambda weights: None}, "adversary_optimizer: it returned a NoneType; expected"),
+            ({"optimizer": "adam"}, "optimizer: found an instance of str; give its class"),
             ({"projection": nn.Linear(5, 5)}, "projection: found an instance of Linear; give its class"),
             ({"dissimilarity": lambda a, b: nn.MSELoss()}, "dissimilarity: MSELoss is no acorl.dissimilarity"),
             ({"dissimilarity": Unreduced}, r"dissimilarity: Unreduced gave shape \(24,\); expected one number"),
@@ -547,6 +563,56 @@ class TestChecks:
     def test_rejected_on_the_first_rows(self, arguments, message):
         with pytest.raises(InputError, match=message):
             fit(module(**arguments))
+
+    @pytest.mark.parametrize(
+        ("settings", "weights", "message"),
+        [
+            ({}, lambda made: made.parameters(), "configure_optimizers: the projections have 5 steps of their own"),
+            (
+                PAPER,
+                lambda made: made.network.parameters(),
+                "adversary_steps 0 the projections are trained jointly: give",
+            ),
+        ],
+    )
+    def test_optimizers_of_a_subclass_train_the_projections_once(self, settings, weights, message):
+        class Plain(ACoRLModule):
+            def configure_optimizers(self):
+                return [torch.optim.SGD(weights(self), lr=0.1)]
+
+        with pytest.raises(InputError, match=message):
+            fit(Plain(tiny.Net, copy.deepcopy(EXPERTS), "body", classes=tiny.CLASSES, **settings))
+
+    def test_a_single_sample_of_each_class_is_said(self):
+        """Nothing is left beyond the class: the reversal has no effect, which R2 alone does not tell."""
+        classes = [f"c{number}" for number in range(24)]
+        experts = {"a": Expert(tiny.Net(24), classes=classes, features="body")}
+        data = TensorDataModule(
+            {"train": (torch.randn(24, 4), torch.arange(24)), "val": (torch.randn(3, 4), torch.arange(3))}, classes
+        )
+        with pytest.warns(UserWarning, match="representation of expert a does not vary within the classes"):
+            fit(module(experts, classes=classes), 1, data)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*does not vary within.*")
+            whole = partial(StandardizedResidualMSE, conditional=False)
+            fit(module(experts, classes=classes, dissimilarity=whole), 1, data)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("tuner", [partial(LearningRateFinder, num_training_steps=3), BatchSizeFinder])
+    def test_callbacks_that_try_settings_leave_no_trace(self, tuner, tmp_path):
+        """They train the module, projections included, and restore it."""
+        data = [tiny.data(batch_size=4) for _ in range(2)]
+        tried, ordinary = (module(optimizer=partial(torch.optim.SGD, lr=0.1)) for _ in range(2))
+        callback = tuner() if tuner is not BatchSizeFinder else tuner(max_trials=1, init_val=4)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*gets no gradient.*")
+            fit(tried, 2, data[0], callbacks=[callback], default_root_dir=tmp_path, log_every_n_steps=1)
+        found = tried._lr
+        if found is not None:
+            ordinary.lr = found
+        ordinary_data = data[1] if tuner is not BatchSizeFinder else tiny.data(batch_size=data[0].batch_size)
+        fit(ordinary, 2, ordinary_data)
+        assert tiny.same(tried, ordinary)
 
     def test_an_empty_training_split_is_rejected(self):
         with pytest.raises(InputError, match="data: the training split has no samples"):
@@ -611,6 +677,44 @@ class TestCheckpoint:
         for made, path in ((module(), "joint"), (module(**PAPER), "inner")):
             with pytest.raises(InputError, match=r"adversary_steps is \d; the checkpoint is of a run with"):
                 tiny.trainer(4).fit(made, tiny.data(), ckpt_path=tmp_path / f"{path}.ckpt", weights_only=True)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"layer_norm": False}, "layer_norm is False; the checkpoint is of a run with True"),
+            ({"dissimilarity": MeanSquaredError}, "projection, dissimilarity: the checkpoint has projections of other"),
+            ({"projection": nn.Linear}, "projection, dissimilarity: the checkpoint has projections of other sizes"),
+            ({"adversary_optimizer": SGD}, "adversary_optimizer is SGD; the checkpoint is of a run with Adam"),
+        ],
+    )
+    def test_of_other_settings_is_rejected(self, settings, message, tmp_path):
+        fit(module()).save_checkpoint(tmp_path / "m.ckpt")
+        with pytest.raises(InputError, match=message):
+            tiny.trainer(4).fit(module(**settings), tiny.data(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+    def test_a_run_in_another_precision_is_resumed(self, precision, tmp_path):
+        """The experts are those that were given, not as they were converted; float64 is restored as float32."""
+        kept = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+        whole, resumed = module(), module()
+        fit(whole, 3, precision=precision, callbacks=[kept], enable_checkpointing=True)
+        trainer = tiny.trainer(3, precision=precision)
+        trainer.fit(resumed, tiny.data(batch_size=6), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+        for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0 if precision == "bf16-true" else 1e-4)
+
+    @pytest.mark.slow
+    def test_validated_it_stays_resumable(self, tmp_path):
+        fit(module()).save_checkpoint(tmp_path / "m.ckpt")
+        loaded = ACoRLModule.load_from_checkpoint(
+            tmp_path / "m.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS)
+        )
+        trainer = tiny.trainer()
+        trainer.validate(loaded, tiny.data(), verbose=False)
+        trainer.save_checkpoint(tmp_path / "again.ckpt")
+        ACoRLModule.load_from_checkpoint(tmp_path / "again.ckpt", weights_only=True, experts=copy.deepcopy(EXPERTS))
 
     @pytest.mark.slow
     def test_schedule_and_parts_come_back(self, tmp_path):
