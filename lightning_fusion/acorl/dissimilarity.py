@@ -147,7 +147,7 @@ class RunningMeans(Dissimilarity):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept = dict(self.named_buffers())
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         for name, value in kept.items():  # not in half precision, which cannot count to 1000
             setattr(self, name, value.to(getattr(self, name).device))
         return self

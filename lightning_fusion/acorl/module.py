@@ -17,7 +17,7 @@ from lightning_fusion.acorl.diagnostics import accuracy_warnings
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
 from lightning_fusion.acorl.diversity import Diversity, checked_diversity, diverse_loss
 from lightning_fusion.acorl.inner import InnerSteps
-from lightning_fusion.acorl.projection import Adversary
+from lightning_fusion.acorl.projection import Adversary, check_projection_arguments
 from lightning_fusion.callbacks.early_parts import EarlyParts, expect_eval_mode
 from lightning_fusion.data.batch import Batch, as_batch, check_targets
 from lightning_fusion.data.targets import UNLABELED
@@ -112,10 +112,7 @@ class ACoRLModule(ExpertModule):
             raise InputError(f"schedule is {schedule!r}; expected a schedule such as schedules.Constant(1.0)")
         if ramp_steps is not None and ramp_steps < 1:
             raise InputError(f"ramp_steps is {ramp_steps}; expected at least 1")
-        if isinstance(adversary_steps, bool) or not isinstance(adversary_steps, int) or adversary_steps < 0:
-            raise InputError(f"adversary_steps is {adversary_steps!r}; expected a number of at least 0, joint training")
-        if not isinstance(layer_norm, bool):
-            raise InputError(f"layer_norm is {layer_norm!r}; expected true or false")
+        check_projection_arguments(adversary_steps, layer_norm)
         if adversary_optimizer is not None and not adversary_steps:
             raise InputError(
                 "adversary_optimizer: with adversary_steps 0 the network's optimizer trains the projections; set "

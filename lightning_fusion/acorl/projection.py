@@ -172,3 +172,15 @@ class Adversary(nn.Module):
         """Count a training batch in the statistics of the dissimilarities."""
         for name in self.sizes:
             self.measure_of(name).update(representations[name], target)
+
+
+def check_projection_arguments(adversary_steps: int, layer_norm: bool) -> None:
+    """Raise InputError if the arguments of :class:`~lightning_fusion.ACoRLModule` of these names are invalid.
+
+    Example:
+        >>> check_projection_arguments(adversary_steps=5, layer_norm=True)
+    """
+    if isinstance(adversary_steps, bool) or not isinstance(adversary_steps, int) or adversary_steps < 0:
+        raise InputError(f"adversary_steps is {adversary_steps!r}; expected a number of at least 0, joint training")
+    if not isinstance(layer_norm, bool):
+        raise InputError(f"layer_norm is {layer_norm!r}; expected true or false")

@@ -272,7 +272,8 @@ class ExpertPool(nn.Module):
         kinds = {weight.dtype for weight in self.parameters()}
         if self._origin is None and any(fn(torch.empty(0, dtype=kind)).dtype != kind for kind in kinds):
             self._origin = self.metadata()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return self
 
     def forward(self, input: Any) -> dict[str, Tensor]:
         """Run every expert: (B, C_k) probabilities by name, checked.

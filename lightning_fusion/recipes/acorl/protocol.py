@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_fusion import plotting
 from lightning_fusion.acorl.dissimilarity import Dissimilarity
+from lightning_fusion.acorl.projection import check_projection_arguments
 from lightning_fusion.data.base import FusionDataModule
 from lightning_fusion.errors import InputError
 from lightning_fusion.experts.factories import network_for
@@ -106,6 +107,7 @@ def acorl(
     seeds, strengths = [0] if seeds is None else seeds, [1.0] if strengths is None else strengths
     recorded = describe_arguments(locals())
     check_seeds(seeds)
+    check_projection_arguments(adversary_steps, layer_norm)
     if members < 2 or epochs < 1 or (attribution_rows or 0) < 0:
         raise InputError(
             f"members is {members}, epochs {epochs}, attribution_rows {attribution_rows}; expected at least 2, 1 and 0"

@@ -389,6 +389,7 @@ class TestWithoutCaptum:
             "label_smoothing is 0.1: .*; remove label_smoothing and attribution_rows",
         ),
         ({"members": 1}, "members is 1, epochs 2, attribution_rows None; expected at least 2, 1 and 0"),
+        ({"adversary_steps": -1}, "adversary_steps is -1; expected a number of at least 0"),
         ({"strengths": [0]}, r"strengths: found \[0\]; expected numbers >= 0, one above 0 at least"),
         ({"strengths": [1.0, -1.0]}, r"strengths: found \[1.0, -1.0\]"),
         ({"seeds": []}, r"seeds: found \[\]; expected at least one"),
