@@ -289,6 +289,8 @@ def test_a_recipe_gives_a_report(name, monkeypatch):
     tiny = small(read(name)) | {"output": "run"} | QUICK.get(recipe, {})
     if recipe == "acorl" and "Speaker" not in tiny["data"]["class_path"]:
         tiny["attribution_rows"] = min(4, read(name).get("attribution_rows", 4))
+    if name == "recipes/acorl_reviews.yaml":
+        tiny["network"]["init_args"]["width"] = 3  # fewer features cannot be normalized
     if recipe == "hat" and name != "recipes/hat_synthetic.yaml":
         tiny["num_targets"] = 1
     if recipe == "hat" and "num_domains" in tiny["data"].get("init_args", {}):

@@ -40,6 +40,7 @@ def sharpen(probabilities: Tensor, sharpness: float) -> Tensor:
     """Raise (N, C) probabilities to a power and normalize them.
 
     Example:
+        >>> import torch
         >>> sharpen(torch.tensor([[0.75, 0.25]]), 2.0)
         tensor([[0.9000, 0.1000]])
     """
