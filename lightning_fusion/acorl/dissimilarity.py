@@ -7,11 +7,13 @@ gradients differ by orders of magnitude. They are computed in float32, also unde
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lightning_fusion.experts.layers import movement
 
 
 class Dissimilarity(nn.Module, ABC):
@@ -145,12 +147,10 @@ class RunningMeans(Dissimilarity):
         representation = representation.to(torch.float64)
         self._add(representation, self._fractions(representation, target))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = dict(self.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
-        for name, value in kept.items():  # not in half precision, which cannot count to 1000
-            setattr(self, name, value.to(getattr(self, name).device))
-        return self
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move, but do not cast: half precision cannot count to 1000."""
+        apply: Callable[..., Any] = super()._apply  # untyped in torch
+        return apply(movement(fn), recurse)
 
     def _add(self, representation: Tensor, fractions: Tensor) -> None:
         new = _over_processes(torch.cat([fractions.T @ representation, fractions.sum(0)[:, None]], dim=1))
@@ -271,10 +271,10 @@ class StandardizedResidualMSE(RunningMeans):
 
     def r2(self, value: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Return 1 minus the error divided by that of the mean of the class."""
-        r = representation.float()
-        return (
-            1 - value / self._errors(torch.zeros_like(r), r, target)[1].mean() if self.compares() else value * math.nan
-        )
+        if not self.compares():
+            return value * math.nan
+        v = representation.float()
+        return 1 - value / self._errors(torch.zeros_like(v), v, target)[1].mean()
 
     def bound(self, projected: Tensor, representation: Tensor, target: Tensor) -> Tensor:
         """Compute the mean of the smaller error of each sample, where ``bounded``."""

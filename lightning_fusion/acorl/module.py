@@ -277,14 +277,14 @@ class ACoRLModule(ExpertModule):
     def on_train_epoch_end(self) -> None:
         """Warn if a projection has stopped learning or has nothing to learn: the models are not made dissimilar."""
         assert self.adversary is not None
-        for name in [name for name in self.pool.names if not self.adversary.measure_of(name).compares()]:
-            if name not in self._warned:
-                self._warned.add(name)
-                rank_zero_warn(
-                    f"the representation of expert {name} does not vary within the classes of the training samples, so "
-                    "the new model is not made dissimilar; name another layer as its features, or set conditional of "
-                    "dissimilarity to false"
-                )
+        constant = [name for name in self.pool.names if not self.adversary.measure_of(name).compares()]
+        for name in [name for name in constant if name not in self._warned]:
+            self._warned.add(name)
+            rank_zero_warn(
+                f"the representation of expert {name} does not vary within the classes of the training samples, so "
+                "the new model is not made dissimilar; name another layer as its features, or set conditional of "
+                "dissimilarity to false"
+            )
         for name in [name for name, learns in self._learns.items() if not learns and name not in self._warned]:
             self._warned.add(name)
             rank_zero_warn(

@@ -131,6 +131,15 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
+def movement(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a conversion of tensors, as ``nn.Module._apply`` takes it, that moves them and keeps their data type.
+
+    Args:
+        fn: Conversion that may change both.
+    """
+    return lambda value: value.to(fn(value.new_empty(0)).device)
+
+
 def like_weights(input: Any, network: Any) -> Any:
     """Return the input in the data type of a network's weights, such as bfloat16 of a model that was loaded in it.
 

@@ -9,6 +9,7 @@ from torch import distributed as dist
 
 from lightning_fusion.data.splits import stratified_folds, stratified_split
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.layers import movement
 from lightning_fusion.hyperparameters import check_choices
 
 _HELD_SHARE = 0.2
@@ -47,15 +48,6 @@ def find_rows(known: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = torch.searchsorted(known, index).clamp_max(len(known) - 1)
     return rows, known[rows] != index
-
-
-def movement(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a conversion of tensors, as ``nn.Module._apply`` takes it, that moves them and keeps their data type.
-
-    Args:
-        fn: Conversion that may change both.
-    """
-    return lambda value: value.to(fn(value.new_empty(0)).device)
 
 
 class KnowledgeDictionary(nn.Module):

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lightning_fusion.errors import InputError
+from lightning_fusion.experts.layers import movement
 from lightning_fusion.experts.pool import ExpertPool
 from lightning_fusion.hat.fitted.base import Evidence
 from lightning_fusion.hat.fitted.choice import SHARPNESS, choose_teacher, fit_chosen, make_teacher, sharpen
 from lightning_fusion.hat.fitted.fine_tuning import FineTuned
 from lightning_fusion.hat.heads import copy_heads
-from lightning_fusion.hat.knowledge import KnowledgeDictionary, movement
+from lightning_fusion.hat.knowledge import KnowledgeDictionary
 from lightning_fusion.hat.mixer import Mixer, global_means, known_targets
 from lightning_fusion.hat.sources import Answer
 
